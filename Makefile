@@ -1,0 +1,35 @@
+# Every target makes its own virtual environment on first use; a second run reuses it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help demo test check bench clean
+
+help:
+	@echo "make demo    train on Shuttle with and without a predictor; draws runs/demo/comparison.png"
+	@echo "make test    run the tests"
+	@echo "make check   lint, format and type checks, as CI runs them"
+	@echo "make bench   time the sampler beside the training step it serves"
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/python scripts/compare.py --preset demo --out runs/demo
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python scripts/benchmark_overhead.py --out runs/bench
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info

@@ -1,0 +1,29 @@
+"""Importance sampling for PyTorch: train on the samples that matter, predicted from their loss history."""
+
+from approx_is.draw import Draw
+from approx_is.history import LossHistory
+from approx_is.importance_sampler import ImportanceSampler
+from approx_is.observe import upper_bound
+from approx_is.protocols import Predictor, PredictorFactory, Stateful
+from approx_is.registry import available_predictors, register_predictor
+from approx_is.sampler import ApproxSampler
+from approx_is.smoothing import AdaptiveSmoothing, ConstantSmoothing
+from approx_is.sum_tree import SumTree
+from approx_is.weighting import importance_weights
+
+__all__ = [
+    "AdaptiveSmoothing",
+    "ApproxSampler",
+    "ConstantSmoothing",
+    "Draw",
+    "ImportanceSampler",
+    "LossHistory",
+    "Predictor",
+    "PredictorFactory",
+    "Stateful",
+    "SumTree",
+    "available_predictors",
+    "importance_weights",
+    "register_predictor",
+    "upper_bound",
+]

@@ -1,0 +1,39 @@
+"""Checks of what users pass in: an error names the argument, the value found and the remedy."""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+from torch import Tensor
+
+__all__ = ["check_indices", "check_positive"]
+
+
+def check_positive(value: int, argument: str, *, at_most: int | None = None) -> int:
+    """Return `value` as an int, or raise unless it is an integer in [1, at_most]."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"`{argument}` must be an integer; got {value!r}.") from None
+    if number < 1 or (at_most is not None and number > at_most):
+        bounds = "at least 1" if at_most is None else f"in [1, {at_most}]"
+        raise ValueError(f"`{argument}` must be {bounds}; got {number}.")
+    return number
+
+
+def check_indices(indices: Tensor, num_items: int, argument: str) -> Tensor:
+    """Return `indices` as int64, or raise unless it is an integer tensor [B] with entries in [0, num_items)."""
+    if (
+        not isinstance(indices, Tensor)
+        or indices.is_floating_point()
+        or indices.dtype == torch.bool
+        or indices.ndim != 1
+    ):
+        found = f"{indices.dtype} {list(indices.shape)}" if isinstance(indices, Tensor) else type(indices).__name__
+        raise ValueError(f"`{argument}` must be an integer tensor of shape [B]; got {found}.")
+    if len(indices):
+        lowest, highest = (int(bound) for bound in indices.aminmax())
+        if lowest < 0 or highest >= num_items:
+            raise ValueError(f"`{argument}` must be in [0, {num_items}); got entries from {lowest} to {highest}.")
+    return indices.long()

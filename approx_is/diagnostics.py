@@ -1,0 +1,138 @@
+"""How good the draws are: pure functions over importances, and running averages of what was drawn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from approx_is.state import check_like
+
+__all__ = ["RunningDiagnostics", "captured", "effective_sample_size", "variance_ratio"]
+
+
+def effective_sample_size(weights: Tensor) -> Tensor:
+    r"""Return :math:`(\sum w)^2 / \sum w^2`, in [1, B]: how many equally weighted draws a batch is worth, a scalar."""
+    weights = weights.double()
+    return weights.sum() ** 2 / (weights**2).sum()
+
+
+def variance_ratio(importance: Tensor, probabilities: Tensor) -> float:
+    r"""Return the second moment of a uniform draw over that of a weighted one: above 1, the weighted draw is better.
+
+    .. math:: \rho = \frac{\frac1N \sum v_i^2}{\frac1N \sum v_i^2 / (N p_i)}
+
+    Args:
+        importance: true importances v of all samples (gradient norms, or a bound of them), float [N], ≥ 0.
+        probabilities: probability of each sample, float [N].
+
+    Returns:
+        The ratio; 1 if all importances are 0.
+
+    Example:
+        >>> variance_ratio(torch.tensor([1.0, 3.0]), torch.tensor([0.25, 0.75]))
+        1.25
+    """
+    squares = importance.double() ** 2
+    weighted = squares / (probabilities.double() * len(squares))
+    return _ratio(squares.mean(), weighted.mean())
+
+
+def captured(importance: Tensor, probabilities: Tensor) -> float:
+    r"""Return the share of the ideal log variance reduction that the probabilities capture.
+
+    .. math:: \frac{\log \rho}{\log \rho^*}, \quad \rho^* = \frac{\frac1N \sum v_i^2}{(\frac1N \sum v_i)^2}
+
+    1 is the oracle :math:`p \propto v`, 0 is uniform, below 0 is worse than uniform.
+
+    Args:
+        importance: true importances v of all samples, float [N], ≥ 0.
+        probabilities: probability of each sample, float [N].
+
+    Returns:
+        The share; NaN where all importances are equal and there is nothing to capture.
+
+    Example:
+        >>> captured(torch.tensor([1.0, 3.0]), torch.tensor([0.25, 0.75]))
+        1.0
+    """
+    importance = importance.double()
+    ideal = _ratio((importance**2).mean(), importance.mean() ** 2)
+    return _log_share(variance_ratio(importance, probabilities), ideal)
+
+
+class RunningDiagnostics:
+    """Moving averages over the draws, from which `metrics` are computed; nothing is transferred until they are read.
+
+    Args:
+        decay: of the moving averages, in [0, 1).
+        device: where the averages live.
+    """
+
+    def __init__(self, *, decay: float = 0.98, device: torch.device | str = "cpu") -> None:
+        self._decay = decay
+        self._moments = torch.zeros(5, dtype=torch.float64, device=device)
+        self._share = 0.0
+
+    def update(self, weights: Tensor, unbiased: Tensor, observed: Tensor, predicted: Tensor) -> Tensor:
+        """Take in one batch and return its estimate of the data set's mean importance.
+
+        Args:
+            weights: the weights of the draw, for any k, float [B].
+            unbiased: the weights that k = 1 would have, :math:`1/(N p_i)`, float64 [B].
+            observed: observed importances, finite, float [B].
+            predicted: what the predictor expected of them, float [B].
+
+        Returns:
+            Mean of `unbiased * observed`, a float64 scalar.
+        """
+        importance = unbiased * observed
+        moments = torch.stack([importance, importance * observed, importance**2, unbiased * predicted]).mean(1)
+        moments = torch.cat([moments, (effective_sample_size(weights) / len(weights)).unsqueeze(0)])
+        self._moments.lerp_(moments, 1 - self._decay)
+        self._share = self._decay * self._share + (1 - self._decay)
+        return moments[0]
+
+    def metrics(self) -> dict[str, float]:
+        """Return the averages as floats; NaN before the first batch.
+
+        - `observed_importance`: estimated mean of the observed importance over the data set.
+        - `variance_ratio`: second moment of uniform draws over that of these draws (at k = 1), from the draws alone.
+        - `captured`: `variance_ratio` as a share of the best one could have, in logarithms, see `captured`.
+        - `calibration`: predicted over observed importance; below 1, predictions are too low.
+        - `effective_sample_size`: as a share of the batch size.
+        """
+        if self._share == 0:
+            return dict.fromkeys(
+                ("observed_importance", "variance_ratio", "captured", "calibration", "effective_sample_size"), math.nan
+            )
+        mean, uniform, weighted, predicted, sample_size = (self._moments / self._share).unbind()
+        ratio = _ratio(uniform, weighted)
+        return {
+            "observed_importance": mean.item(),
+            "variance_ratio": ratio,
+            "captured": _log_share(ratio, _ratio(uniform, mean**2)),
+            "calibration": _ratio(predicted, mean),
+            "effective_sample_size": sample_size.item(),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the averages."""
+        return {"moments": self._moments, "share": self._share}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the averages; raise `ValueError` if the state does not fit."""
+        check_like(state, self.state_dict(), "RunningDiagnostics.load_state_dict(state)")
+        self._moments.copy_(state["moments"])
+        self._share = state["share"]
+
+
+def _ratio(numerator: Tensor, denominator: Tensor) -> float:
+    return (numerator / denominator).item() if denominator > 0 else 1.0
+
+
+def _log_share(ratio: float, ideal: float) -> float:
+    return math.log(ratio) / math.log(ideal) if ideal > 1 else math.nan

@@ -1,0 +1,199 @@
+"""The last observations of every sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from approx_is.checks import check_indices, check_positive
+from approx_is.state import check_like
+
+__all__ = ["LossHistory", "average_duplicates"]
+
+
+class LossHistory:
+    """Remembers the last `window` observed importances of each of N samples, and when they were observed.
+
+    A ring buffer a sample: appending overwrites the oldest observation. Takes `window * (itemsize + 2) + 5` bytes a
+    sample (65 for float32 and window 10): values, bfloat16 gaps between observations, a cursor and the last step.
+
+    Args:
+        num_samples: number of samples N.
+        window: number of observations kept a sample, in [1, 127].
+        dtype: floating dtype of the stored values.
+        device: where the buffers live.
+        path: a directory for memory-mapped buffers, so that the history need not fit in memory (CPU only). Existing
+            files there are overwritten.
+
+    Raises:
+        ValueError: a size is out of range, or `path` is combined with a device other than the CPU.
+
+    Reference:
+        Katharopoulos & Fleuret (2017), §3.3 and §4: the history :math:`H_t`, at most 10 losses a sample.
+
+    Example:
+        >>> history = LossHistory(num_samples=3, window=2)
+        >>> for step, loss in enumerate([5.0, 4.0, 3.0]):
+        ...     history.append(torch.tensor([1]), torch.tensor([loss]), step)
+        >>> history.recent(torch.tensor([0, 1]))
+        tensor([[0., 0.],
+                [4., 3.]])
+        >>> history.counts(torch.tensor([0, 1]))
+        tensor([0, 2])
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        window: int = 10,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        path: str | Path | None = None,
+    ) -> None:
+        self.num_samples = check_positive(num_samples, "LossHistory(num_samples=...)")
+        self.window = check_positive(window, "LossHistory(window=...)", at_most=127)
+        if not dtype.is_floating_point:
+            raise ValueError(f"`LossHistory(dtype=...)` must be a floating dtype; got {dtype}.")
+        if path is not None and torch.device(device).type != "cpu":
+            raise ValueError(
+                f"`LossHistory(path=...)` is a file mapped into CPU memory; got device={device!s}. Drop one of the two."
+            )
+        self.device = torch.device(device)
+        self.step = 0
+        self._steps_ahead = torch.arange(self.window, device=self.device)
+        self._values = self._buffer("values", (num_samples, window), dtype, path)
+        self._gaps = self._buffer(
+            "gaps", (num_samples, window), torch.bfloat16, path
+        )  # steps since the observation before
+        self._writes = self._buffer(
+            "writes", (num_samples,), torch.uint8, path
+        )  # up to window - 1, then window … 2 window - 1 in turn
+        self._last_step = self._buffer("last_step", (num_samples,), torch.int32, path)
+
+    def append(self, indices: Tensor, values: Tensor, step: int) -> None:
+        """Store one observation a sample; a sample that appears more than once gets the mean of its values.
+
+        Args:
+            indices: samples, int64 [B] in [0, N).
+            values: their observed importance, float [B], finite and ≥ 0; 0 is an observation like any other.
+            step: training step of the observation, not below any step before.
+
+        Raises:
+            ValueError: an index is out of range, the shapes differ, or a value is negative or not finite.
+        """
+        indices = check_indices(indices, self.num_samples, "LossHistory.append(indices)").to(self.device)
+        if values.shape != indices.shape:
+            raise ValueError(
+                f"`LossHistory.append(values)` must have shape {list(indices.shape)}, as `indices`; "
+                f"got {list(values.shape)}."
+            )
+        values = values.to(self.device)
+        if not bool((values.isfinite() & (values >= 0)).all()):
+            raise ValueError("`LossHistory.append(values)` must be finite and at least 0. Leave other entries out.")
+        self.append_averaged(indices, average_duplicates(indices, values), step)
+
+    def append_averaged(self, indices: Tensor, values: Tensor, step: int) -> None:
+        """Append without checks what is already on the device and averaged, see `append`."""
+        writes = self._writes[indices].long()
+        slot = writes % self.window
+        self._values[indices, slot] = values.to(self._values.dtype)
+        self._gaps[indices, slot] = (step - self._last_step[indices]).to(torch.bfloat16)
+        self._last_step[indices] = step
+        writes += 1
+        self._writes[indices] = torch.where(writes == 2 * self.window, self.window, writes).to(torch.uint8)
+        self.step = step
+
+    def recent(self, indices: Tensor) -> Tensor:
+        """Return the stored observations, [B, T], oldest first, left-aligned, zero beyond the sample's count."""
+        return self._in_order(self._values, indices)[0]
+
+    def gaps(self, indices: Tensor, step: int) -> Tensor:
+        """Return how many steps passed after each observation, float32 [B, T], aligned as `recent`.
+
+        Until the next observation of the sample, and until `step` for the latest; zero beyond the sample's count.
+        """
+        since_previous, counts = self._in_order(self._gaps, indices)
+        after = torch.roll(since_previous.float(), -1, dims=1)
+        latest = (step - self._last_step[indices]).float()
+        is_latest = self._steps_ahead == (counts - 1).unsqueeze(1)
+        return torch.where(is_latest, latest.unsqueeze(1), after) * (self._steps_ahead < counts.unsqueeze(1))
+
+    def last(self, indices: Tensor) -> Tensor:
+        """Return the latest observation of each sample, [B]; 0 where there is none."""
+        writes = self._writes[indices].long()
+        return self._values[indices, (writes - 1) % self.window]
+
+    def counts(self, indices: Tensor) -> Tensor:
+        """Return how many observations are stored of each sample, int64 [B] in [0, window]."""
+        return self._writes[indices].long().clamp(max=self.window)
+
+    def coverage(self) -> Tensor:
+        """Return the share of samples observed at least once, a scalar. Reads one byte of every sample."""
+        return self._writes.count_nonzero() / self.num_samples
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the buffers (not copied) and the last step."""
+        return {
+            "values": self._values,
+            "gaps": self._gaps,
+            "writes": self._writes,
+            "last_step": self._last_step,
+            "step": self.step,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Copy a state into the buffers; raise `ValueError` before changing anything if it does not fit."""
+        check_like(state, self.state_dict(), "LossHistory.load_state_dict(state)")
+        for name, buffer in self.state_dict().items():
+            if isinstance(buffer, Tensor):
+                buffer.copy_(state[name])
+        self.step = int(state["step"])
+
+    def _in_order(self, buffer: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+        writes = self._writes[indices].long().unsqueeze(1)
+        start = torch.where(writes > self.window, writes - self.window, 0)
+        rows = buffer[indices]
+        in_order = rows.gather(1, (start + self._steps_ahead) % self.window)
+        return in_order, writes.squeeze(1).clamp(max=self.window)
+
+    def _buffer(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, path: str | Path | None) -> Tensor:
+        if path is None:
+            return torch.zeros(shape, dtype=dtype, device=self.device)
+        Path(path).mkdir(parents=True, exist_ok=True)
+        size = int(torch.Size(shape).numel())
+        file = str(Path(path) / f"{name}.bin")
+        return torch.from_file(file, shared=True, size=size, dtype=dtype).view(shape).zero_()
+
+
+def average_duplicates(indices: Tensor, values: Tensor) -> Tensor:
+    """Return `values` with every entry replaced by the mean over all entries of the same index.
+
+    Deterministic on CPU and CUDA, sums in float64; applying it twice changes nothing.
+
+    Args:
+        indices: int64 [B].
+        values: float [B].
+
+    Returns:
+        Means, dtype and shape of `values`.
+
+    Example:
+        >>> average_duplicates(torch.tensor([7, 2, 7]), torch.tensor([1.0, 5.0, 3.0]))
+        tensor([2., 5., 2.])
+    """
+    ordered, order = indices.sort()
+    starts = ordered[1:] != ordered[:-1]
+    if starts.device.type == "cpu" and bool(starts.all()):
+        return values
+    groups = torch.zeros_like(order)
+    groups[order[1:]] = starts.cumsum(0)
+    # accumulating index_put sorts on CUDA, unlike index_add and scatter_add, whose order of summation varies
+    sums = torch.zeros(values.shape, dtype=torch.float64, device=values.device)
+    sizes = sums.index_put((groups,), torch.ones_like(sums), accumulate=True)
+    sums = sums.index_put((groups,), values.double(), accumulate=True)
+    return (sums / sizes)[groups].to(values.dtype)

@@ -1,0 +1,64 @@
+"""The class of each sample, from the user or from the data set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Subset
+
+__all__ = ["check_labels", "find_labels"]
+
+
+def find_labels(dataset: Any) -> Any | None:
+    """Return the data set's `targets` or `labels`, through `Subset` too; None if it has neither for every sample."""
+    if isinstance(dataset, Subset):
+        labels = find_labels(dataset.dataset)
+        return None if labels is None else torch.as_tensor(labels)[torch.as_tensor(dataset.indices)]
+    for name in ("targets", "labels"):
+        labels = getattr(dataset, name, None)
+        if labels is not None and _are_classes(labels, len(dataset)):
+            return labels
+    return None
+
+
+def check_labels(labels: Any, num_samples: int, num_classes: int | None) -> tuple[Tensor | None, int]:
+    """Return labels [N] in the smallest integer dtype, and the number of classes C.
+
+    Args:
+        labels: integer class of each sample, [N] or [N, 1], tensor or array-like; None for a single class.
+        num_samples: N.
+        num_classes: C; None for the largest label + 1.
+
+    Raises:
+        ValueError: labels are not integers, negative, not below `num_classes`, or not N of them.
+    """
+    if labels is None:
+        return None, 1
+    labels = torch.as_tensor(labels)
+    if labels.is_floating_point() or labels.is_complex():
+        raise ValueError(f"`labels` must be integer classes; got {labels.dtype}. For regression pass labels=None.")
+    if labels.shape == (num_samples, 1):
+        labels = labels.squeeze(1)
+    if labels.shape != (num_samples,):
+        raise ValueError(f"`labels` must have shape [{num_samples}], one a sample; got {list(labels.shape)}.")
+    lowest, highest = (int(bound) for bound in labels.long().aminmax())
+    if lowest < 0:
+        raise ValueError(f"`labels` must be at least 0; got {lowest}. Give unlabelled samples a class of their own.")
+    if num_classes is None:
+        num_classes = highest + 1
+    if highest >= num_classes:
+        raise ValueError(f"`labels` must be below `num_classes` = {num_classes}; got {highest}.")
+    smallest = torch.uint8 if num_classes <= 256 else torch.int32
+    return labels.to(smallest), num_classes
+
+
+def _are_classes(labels: Any, num_samples: int) -> bool:
+    # what a data set happens to call `labels` may be texts, boxes or regression targets: those are not for us
+    try:
+        labels = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    integers = not (labels.is_floating_point() or labels.is_complex())
+    return integers and labels.shape in ((num_samples,), (num_samples, 1)) and bool((labels >= 0).all())

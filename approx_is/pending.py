@@ -1,0 +1,114 @@
+"""Draws on their way: made, handed to the workers, not yet back with their batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from approx_is.draw import Draw
+from approx_is.importance_sampler import ImportanceSampler
+from approx_is.loader import BatchRequest
+from approx_is.state import check_like
+
+__all__ = ["PendingDraws"]
+
+
+class PendingDraws:
+    """The batch sampler of the rebuilt loader: draws, numbers the draws, and keeps each until its batch is back.
+
+    Args:
+        sampler: makes the draws.
+        num_batches: batches an epoch.
+    """
+
+    def __init__(self, sampler: ImportanceSampler, num_batches: int) -> None:
+        self.num_batches = num_batches
+        self._sampler = sampler
+        self._draws: dict[int, Draw] = {}
+        self._next_serial = 0
+        self._taken = 0  # batches of this epoch that the user has got
+        self._iteration = 0
+        self._resuming = False
+
+    def __len__(self) -> int:
+        """Return the number of batches an epoch."""
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[BatchRequest]:
+        """Ask for the draws that are pending from a resumed state, then for new ones until the epoch is full."""
+        for serial, draw in list(self._draws.items()):
+            yield BatchRequest(serial, draw.indices.tolist())
+        while self._taken + len(self._draws) < self.num_batches:
+            draw = self._sampler.draw()
+            serial = self._next_serial
+            self._next_serial += 1
+            self._draws[serial] = draw
+            yield BatchRequest(serial, draw.indices.tolist())
+
+    def begin(self) -> int:
+        """Begin an epoch, or go on with a restored one; return the number of this iteration."""
+        if not self._resuming:
+            self._draws.clear()  # of an epoch that was broken off
+            self._taken = 0
+        self._resuming = False
+        self._iteration += 1
+        return self._iteration
+
+    def take(self, serial: int, iteration: int) -> Draw:
+        """Return the draw whose batch is back.
+
+        Raises:
+            RuntimeError: a later iteration has begun meanwhile.
+        """
+        if iteration != self._iteration:
+            raise RuntimeError(
+                "This iteration over an `ApproxSampler` ended when another one began. Finish one before the next."
+            )
+        self._taken += 1
+        return self._draws.pop(serial)
+
+    def end(self) -> None:
+        """End an epoch that ran to its end."""
+        self._taken = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the pending draws and the place in the epoch."""
+        return {
+            "draws": [_draw_state(serial, draw) for serial, draw in self._draws.items()],
+            "next_serial": self._next_serial,
+            "taken": self._taken,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore pending draws and place; the next iteration goes on from there."""
+        self.check_state_dict(state)
+        self._draws = {
+            entry["serial"]: self._sampler.restore_draw(entry["indices"], entry["probabilities"], entry["weights"])
+            for entry in state["draws"]
+        }
+        self._next_serial = state["next_serial"]
+        self._taken = state["taken"]
+        self._resuming = bool(self._draws) or self._taken > 0
+
+    def check_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raise `ValueError` unless `load_state_dict` would accept the state."""
+        where = "load_state_dict(state)['pending']"
+        check_like({**state, "draws": []}, {**self.state_dict(), "draws": []}, where)
+        for entry in state["draws"]:
+            size = len(entry["indices"]) if isinstance(entry.get("indices"), Tensor) else 0
+            check_like(entry, _draw_state(0, _empty_draw(size)), f"{where}['draws']")
+
+
+def _draw_state(serial: int, draw: Draw) -> dict[str, Any]:
+    return {"serial": serial, "indices": draw.indices, "probabilities": draw.probabilities, "weights": draw.weights}
+
+
+def _empty_draw(size: int) -> Draw:
+    return Draw(
+        indices=torch.zeros(size, dtype=torch.int64),
+        probabilities=torch.zeros(size, dtype=torch.float64),
+        weights=torch.zeros(size),
+    )

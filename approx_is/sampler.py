@@ -1,0 +1,172 @@
+"""Importance sampling around a DataLoader: the four lines that a training loop changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from approx_is.draw import Draw
+from approx_is.importance_sampler import ImportanceSampler
+from approx_is.labels import find_labels
+from approx_is.loader import check_loader, rebuild_loader
+from approx_is.pending import PendingDraws
+from approx_is.protocols import Predictor, PredictorFactory
+from approx_is.smoothing import Smoothing
+from approx_is.state import check_like
+
+__all__ = ["ApproxSampler"]
+
+
+class ApproxSampler:
+    """Iterates a DataLoader's batches, drawn by predicted importance, together with the draw that each came from.
+
+    The loader is rebuilt with its data set, batch size, workers, collate function, pinning, prefetching and timeout;
+    only which samples make up a batch changes. Weights belong to the moment of the draw, so batches that workers fetch
+    ahead are weighed correctly. The first epoch visits every sample once, in random order, with weight 1; later ones
+    are as many draws with replacement.
+
+    Args:
+        loader: the loader you have; its own shuffling and random generator are not used.
+        predictor: a name (`available_predictors()`), a factory (see `PredictorFactory`) or an instance.
+        k: bias exponent in (−∞, 1]: 1 is unbiased, below it hard samples count for more.
+        labels: class of each sample, integer [N] or [N, 1]; None for the data set's `targets` or `labels`, if any.
+        num_classes: number of classes C; None for the largest label + 1.
+        smoothing: "adaptive" (half the mean importance), a constant ≥ 0, or a smoothing object.
+        window: observations remembered of each sample, in [1, 127].
+        candidates: draw each batch from that many uniformly chosen samples, see `ImportanceSampler`.
+        refresh: largest age of a prediction in epochs, > 0.
+        seed: of all draws, of the predictor's start and of the workers; the global random generators are not touched.
+        device: where history, tree and predictor live; None for the CPU.
+        history_dtype: floating dtype of the remembered observations.
+        history_path: a directory for a memory-mapped history, see `LossHistory`.
+        predictor_options: keyword arguments of the predictor.
+
+    Raises:
+        TypeError: `loader` is not a `DataLoader`.
+        ValueError: an argument is out of bounds, or the loader's batches are not ours to choose.
+
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> x = torch.linspace(-1, 1, 6).unsqueeze(1)
+        >>> loader = DataLoader(TensorDataset(x, 2 * x), batch_size=3, shuffle=True)
+        >>> model = torch.nn.Linear(1, 1)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> sampler = ApproxSampler(loader, predictor="last-loss", k=0.5)
+        >>> for (x, y), draw in sampler:
+        ...     losses = (model(x) - y).square().mean(1)
+        ...     optimizer.zero_grad()
+        ...     draw.weighted_mean(losses).backward()
+        ...     optimizer.step()
+        ...     sampler.update(draw, losses)
+        >>> sampler.metrics()["coverage"]
+        1.0
+    """
+
+    def __init__(
+        self,
+        loader: DataLoader[Any],
+        *,
+        predictor: str | PredictorFactory | Predictor = "lstm",
+        k: float = 1.0,
+        labels: Any = None,
+        num_classes: int | None = None,
+        smoothing: str | float | Smoothing = "adaptive",
+        window: int = 10,
+        candidates: int | None = None,
+        refresh: float = 0.5,
+        seed: int = 0,
+        device: torch.device | str | None = None,
+        history_dtype: torch.dtype = torch.float32,
+        history_path: str | Path | None = None,
+        predictor_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        num_samples = check_loader(loader)
+        batch_size = loader.batch_size or 1  # never None here: `check_loader`
+        self._sampler = ImportanceSampler(
+            num_samples,
+            batch_size,
+            predictor=predictor,
+            k=k,
+            labels=find_labels(loader.dataset) if labels is None else labels,
+            num_classes=num_classes,
+            smoothing=smoothing,
+            window=window,
+            candidates=candidates,
+            refresh=refresh,
+            drop_last=loader.drop_last,
+            seed=seed,
+            device=device,
+            history_dtype=history_dtype,
+            history_path=history_path,
+            predictor_options=predictor_options,
+        )
+        num_batches = num_samples // batch_size if loader.drop_last else -(-num_samples // batch_size)
+        self._pending = PendingDraws(self._sampler, num_batches)
+        self._worker_generator = torch.Generator().manual_seed(self._sampler.worker_seed)
+        self._loader = rebuild_loader(loader, self._pending, self._worker_generator)
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        """Return the number of batches an epoch."""
+        return self._pending.num_batches
+
+    def __iter__(self) -> Iterator[tuple[Any, Draw]]:
+        """Iterate one epoch, or the rest of one after `load_state_dict`, as (batch, draw).
+
+        Breaking off is fine: the next iteration begins a new epoch, and batches fetched ahead are forgotten.
+        """
+        iteration = self._pending.begin()
+        for serial, batch in self._loader:
+            yield batch, self._pending.take(serial, iteration)
+        self._pending.end()
+        self.epoch += 1
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch number, as samplers of distributed training have it; draws do not depend on it."""
+        self.epoch = int(epoch)
+
+    def update(self, draw: Draw, observed: Tensor) -> None:
+        """Remember what was observed of a batch, let the predictor learn from it, and predict anew.
+
+        See `ImportanceSampler.update` for arguments and errors.
+        """
+        self._sampler.update(draw, observed)
+
+    def probabilities(self, indices: Tensor | None = None) -> Tensor:
+        """Return the probability of samples in the next draw, float64, see `ImportanceSampler.probabilities`."""
+        return self._sampler.probabilities(indices)
+
+    def metrics(self) -> dict[str, float]:
+        """Return figures to log, all floats, see `ImportanceSampler.metrics`."""
+        return self._sampler.metrics()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the complete state, with the draws that workers hold, so that a resumed run goes on bit by bit.
+
+        Take it after `update`, between two batches or two epochs. Tensors are not copied.
+        """
+        return {
+            "sampler": self._sampler.state_dict(),
+            "pending": self._pending.state_dict(),
+            "worker_generator": self._worker_generator.get_state(),
+            "epoch": self.epoch,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a state; the next iteration goes on where it was taken.
+
+        Raises:
+            ValueError: the state does not fit this sampler; nothing was changed.
+        """
+        reference = self.state_dict()
+        check_like({**state, "sampler": None}, {**reference, "sampler": None}, "ApproxSampler.load_state_dict(state)")
+        self._pending.check_state_dict(state["pending"])
+        self._sampler.load_state_dict(state["sampler"])
+        self._pending.load_state_dict(state["pending"])
+        self._worker_generator.set_state(state["worker_generator"])
+        self.epoch = state["epoch"]

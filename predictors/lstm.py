@@ -1,0 +1,193 @@
+"""A small recurrent network reads each sample's history and predicts what comes next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from approx_is.history import LossHistory
+from approx_is.state import check_like
+
+__all__ = ["HistoryNetwork", "LSTMPredictor", "log_features", "poisson_deviance"]
+
+LOG_OFFSET = 1e-4
+LARGEST_LOG = 80.0  # exp(80) is still a float32
+LEAST_PREDICTION = 1e-6
+PREDICT_CHUNK = 16_384
+
+
+class LSTMPredictor:
+    r"""Predicts the mean of a sample's next importance by an LSTM over its last ones and an embedding of its class.
+
+    Two stacked LSTMs read the history of the sample; the last hidden state and the class embedding are projected to one
+    number. One step of Adam a training step fits it to the batch just observed, from the history before that.
+
+    By default it reads log-importances and log-ages, and its output is :math:`\lambda = e^{o}`, fitted by the Poisson
+    deviance :math:`\lambda - v \log \lambda`. Its minimiser is the conditional mean, as that of the squared error is,
+    but errors count in proportion to the size of what is predicted: importances span many orders of magnitude.
+    `objective="squared", inputs="loss"` is the paper's eq. 17.
+
+    Reference:
+        Katharopoulos & Fleuret (2017), §3.3, eq. 17 and §4.
+
+    Args:
+        history: of the sampler.
+        labels: class of each sample, integer [N]; None gives all samples one class.
+        num_classes: number of classes C.
+        generator: source of the initial parameters.
+        objective: "poisson" or "squared".
+        inputs: "log", log-importances and log-ages, or "loss", the importances as they are.
+        hidden_size: of each LSTM.
+        embedding_size: of the class embedding.
+        learning_rate: of Adam.
+        max_gradient_norm: gradients are clipped to this norm.
+
+    Raises:
+        ValueError: an option is not one of those above, or not positive.
+    """
+
+    def __init__(
+        self,
+        history: LossHistory,
+        labels: Tensor | None,
+        num_classes: int,
+        generator: torch.Generator,
+        *,
+        objective: Literal["poisson", "squared"] = "poisson",
+        inputs: Literal["log", "loss"] = "log",
+        hidden_size: int = 32,
+        embedding_size: int = 32,
+        learning_rate: float = 2e-3,
+        max_gradient_norm: float = 1.0,
+    ) -> None:
+        _check_choice(objective, ("poisson", "squared"), "LSTMPredictor(objective=...)")
+        _check_choice(inputs, ("log", "loss"), "LSTMPredictor(inputs=...)")
+        for name, value in {
+            "hidden_size": hidden_size,
+            "embedding_size": embedding_size,
+            "learning_rate": learning_rate,
+            "max_gradient_norm": max_gradient_norm,
+        }.items():
+            if not value > 0:
+                raise ValueError(f"`LSTMPredictor({name}=...)` must be positive; got {value}.")
+        self._history = history
+        self._labels = labels
+        self._objective = objective
+        self._inputs = inputs
+        self._max_gradient_norm = max_gradient_norm
+        self._batch_size = 1  # largest batch seen: turns steps into epochs
+        self.network = HistoryNetwork(1 if inputs == "loss" else 2, num_classes, hidden_size, embedding_size)
+        self.network.to_empty(device=history.device)
+        self.network.initialise(generator)
+        self._optimizer = torch.optim.Adam(self.network.parameters(), lr=learning_rate, fused=True)
+
+    @torch.no_grad()
+    def predict(self, indices: Tensor) -> Tensor:
+        """Return the predicted importance, float32 [B], positive; from the class alone where nothing was observed."""
+        step = self._history.step
+        return torch.cat([self._rate(self._output(chunk, step)) for chunk in torch.split(indices, PREDICT_CHUNK)])
+
+    def update(self, indices: Tensor, observed: Tensor, step: int) -> None:
+        """Take one step of Adam towards the observations, from the history as it is before they enter it."""
+        self._batch_size = max(self._batch_size, len(indices))
+        with torch.enable_grad():
+            output = self._output(indices, step)
+            if self._objective == "poisson":
+                loss = poisson_deviance(output, observed).mean()
+            else:
+                loss = nn.functional.mse_loss(output, observed)
+            self._optimizer.zero_grad()
+            torch.autograd.backward(loss)
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self._max_gradient_norm)
+        if bool(norm.isfinite()):
+            self._optimizer.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return network, optimizer and the largest batch size seen."""
+        return {
+            "network": dict(self.network.state_dict()),
+            "optimizer": self._optimizer.state_dict(),
+            "batch_size": self._batch_size,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore network and optimizer; raise `ValueError` before changing anything if they do not fit."""
+        reference = self.state_dict()
+        where = "LSTMPredictor.load_state_dict(state)"
+        check_like({**state, "optimizer": None}, {**reference, "optimizer": None}, where)
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.network.load_state_dict(state["network"])
+        self._batch_size = state["batch_size"]
+
+    def _output(self, indices: Tensor, step: int) -> Tensor:
+        values = self._history.recent(indices).float()
+        if self._inputs == "loss":
+            features = values.unsqueeze(2)
+        else:
+            epochs = self._history.gaps(indices, step) * (self._batch_size / self._history.num_samples)
+            features = log_features(values, epochs)
+        labels = torch.zeros_like(indices) if self._labels is None else self._labels[indices].long()
+        output: Tensor = self.network(features, self._history.counts(indices), labels)
+        return output
+
+    def _rate(self, output: Tensor) -> Tensor:
+        if self._objective == "poisson":
+            return output.clamp(max=LARGEST_LOG).exp()
+        return output.clamp(min=LEAST_PREDICTION)
+
+
+class HistoryNetwork(nn.Module):
+    """Two stacked LSTMs over a sample's history, and an embedding of its class, projected to one number.
+
+    Without parameters until `to_empty` and `initialise`: no random numbers are drawn from the global generators.
+    """
+
+    def __init__(self, num_features: int, num_classes: int, hidden_size: int = 32, embedding_size: int = 32) -> None:
+        super().__init__()
+        with torch.device("meta"):
+            self.lstm = nn.LSTM(num_features, hidden_size, num_layers=2, batch_first=True)
+            self.embedding = nn.Embedding(num_classes, embedding_size)
+            self.linear = nn.Linear(hidden_size + embedding_size, 1)
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draw the parameters as torch does by default, from a private generator on the CPU."""
+        bound = self.lstm.hidden_size**-0.5
+        for parameter in self.lstm.parameters():
+            parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))
+        self.embedding.weight.copy_(torch.empty(self.embedding.weight.shape).normal_(generator=generator))
+        bound = self.linear.in_features**-0.5
+        for parameter in self.linear.parameters():
+            parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))
+
+    def forward(self, features: Tensor, counts: Tensor, labels: Tensor) -> Tensor:
+        """Map left-aligned features [B, T, F], their counts [B] in [0, T] and classes [B] to outputs [B]."""
+        hidden, _ = self.lstm(features)
+        # what stands beyond the count comes later in time than the state that is read: padding has no effect
+        rows = torch.arange(len(counts), device=counts.device)
+        last = hidden[rows, (counts - 1).clamp(min=0)] * (counts > 0).unsqueeze(1)
+        output: Tensor = self.linear(torch.cat([last, self.embedding(labels)], dim=1))
+        return output.squeeze(1)
+
+
+def poisson_deviance(log_rates: Tensor, observed: Tensor) -> Tensor:
+    r"""Return :math:`\lambda - v \log \lambda` for each sample, [B]: smallest in expectation at :math:`\lambda = E[v]`.
+
+    Args:
+        log_rates: :math:`\log \lambda`, float [B].
+        observed: :math:`v`, float [B], ≥ 0.
+    """
+    return log_rates.clamp(max=LARGEST_LOG).exp() - observed * log_rates
+
+
+def log_features(values: Tensor, epochs: Tensor) -> Tensor:
+    """Return log-importances and log-ages, [B, T, 2], of importances [B, T] and the epochs that passed after each."""
+    return torch.stack([(values + LOG_OFFSET).log(), epochs.log1p()], dim=2)
+
+
+def _check_choice(value: str, choices: tuple[str, ...], argument: str) -> None:
+    if value not in choices:
+        raise ValueError(f"`{argument}` must be one of {', '.join(choices)}; got {value!r}.")
