@@ -72,7 +72,7 @@ class RunningDiagnostics:
         device: where the averages live.
     """
 
-    def __init__(self, *, decay: float = 0.98, device: torch.device | str = "cpu") -> None:
+    def __init__(self, *, decay: float = 0.995, device: torch.device | str = "cpu") -> None:
         self._decay = decay
         self._moments = torch.zeros(5, dtype=torch.float64, device=device)
         self._share = 0.0

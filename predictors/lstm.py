@@ -16,6 +16,7 @@ __all__ = ["HistoryNetwork", "LSTMPredictor", "log_features", "poisson_deviance"
 LOG_OFFSET = 1e-4
 LARGEST_LOG = 80.0  # exp(80) is still a float32
 LEAST_PREDICTION = 1e-6
+LARGEST_UNSCALED = 1e6
 PREDICT_CHUNK = 16_384
 
 
@@ -95,10 +96,11 @@ class LSTMPredictor:
         self._batch_size = max(self._batch_size, len(indices))
         with torch.enable_grad():
             output = self._output(indices, step)
+            scale = _overflow_scale(self._rate(output), observed)
             if self._objective == "poisson":
-                loss = poisson_deviance(output, observed).mean()
+                loss = (poisson_deviance(output, observed) / scale).mean()
             else:
-                loss = nn.functional.mse_loss(output, observed)
+                loss = ((output - observed) / scale).square().mean()
             self._optimizer.zero_grad()
             torch.autograd.backward(loss)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self._max_gradient_norm)
@@ -186,6 +188,12 @@ def poisson_deviance(log_rates: Tensor, observed: Tensor) -> Tensor:
 def log_features(values: Tensor, epochs: Tensor) -> Tensor:
     """Return log-importances and log-ages, [B, T, 2], of importances [B, T] and the epochs that passed after each."""
     return torch.stack([(values + LOG_OFFSET).log(), epochs.log1p()], dim=2)
+
+
+def _overflow_scale(predicted: Tensor, observed: Tensor) -> Tensor:
+    # 1 but for absurd values, beside which everything else counts for nothing anyway; keeps gradients and their norm finite
+    largest = torch.maximum(predicted.detach().amax(), observed.amax())
+    return (largest / LARGEST_UNSCALED).clamp(min=1.0)
 
 
 def _check_choice(value: str, choices: tuple[str, ...], argument: str) -> None:

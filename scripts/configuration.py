@@ -1,0 +1,56 @@
+"""What determines a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+BASELINE = "uniform"
+"""The plain loop without `approx_is`, see `training`."""
+
+OBSERVATIONS = ("loss", "upper-bound")
+
+
+@dataclass(frozen=True)
+class Config:
+    """What determines a run, but for the machine it runs on.
+
+    Attributes:
+        dataset: name of the task.
+        predictor: `uniform` for the plain loop, or a predictor of `approx_is`.
+        k: bias exponent, at most 1; 1 is unbiased.
+        observe: what the sampler learns from, the `loss` or the `upper-bound` of the gradient norm.
+        steps: minibatches to train on.
+        batch_size: samples a minibatch.
+        lr: Adam's learning rate.
+        eval_every: steps between evaluations; the last step is always evaluated.
+        seed: of the initial weights, dropout and the draws.
+        model: name of the network; by default the one that suits the task.
+        workers: processes that load data. The samples are in memory, so 0 is fastest.
+        smoothing: "adaptive" or a constant that is added to every importance.
+        predictor_options: keyword arguments of the predictor.
+        device: where the network trains.
+    """
+
+    dataset: str
+    predictor: str = "lstm"
+    k: float = 1.0
+    observe: str = "loss"
+    steps: int = 4_000
+    batch_size: int = 128
+    lr: float = 1e-3
+    eval_every: int = 100
+    seed: int = 0
+    model: str | None = None
+    workers: int = 0
+    smoothing: str | float = "adaptive"
+    predictor_options: dict[str, Any] = field(default_factory=dict)
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` for what nothing further down would refuse."""
+        if self.observe not in OBSERVATIONS:
+            raise ValueError(f"`--observe` must be one of {', '.join(OBSERVATIONS)}; got {self.observe!r}.")
+        for name in ("steps", "batch_size", "eval_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`--{name.replace('_', '-')}` must be at least 1; got {getattr(self, name)}.")

@@ -1,0 +1,98 @@
+"""The networks that the scripts train."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from torch import nn
+
+
+def paper_network(input_shape: tuple[int, ...], num_classes: int) -> nn.Sequential:
+    """Build the network for MNIST of the 2017 paper, a down-sized VGG without batch normalisation.
+
+    Reference:
+        Katharopoulos & Fleuret (2017), §4.1.
+
+    Args:
+        input_shape: channels, height and width, the latter at least 4.
+        num_classes: number of classes C.
+    """
+    channels, height, width = _image_shape(input_shape)
+    return nn.Sequential(
+        *_double_convolution(channels, 32),
+        *_double_convolution(32, 64),
+        nn.Flatten(),
+        *(nn.Linear(64 * (height // 4) * (width // 4), 512), nn.ReLU(), nn.Dropout(0.5)),
+        *(nn.Linear(512, 512), nn.ReLU(), nn.Dropout(0.5)),
+        nn.Linear(512, num_classes),
+    )
+
+
+def small_cnn(input_shape: tuple[int, ...], num_classes: int) -> nn.Sequential:
+    """Build two convolutions and a hidden layer: about a tenth of the paper network's cost.
+
+    Args:
+        input_shape: channels, height and width, the latter at least 4.
+        num_classes: number of classes C.
+    """
+    channels, height, width = _image_shape(input_shape)
+    return nn.Sequential(
+        *(nn.Conv2d(channels, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        nn.Flatten(),
+        *(nn.Linear(32 * (height // 4) * (width // 4), 128), nn.ReLU()),
+        nn.Linear(128, num_classes),
+    )
+
+
+def mlp(input_shape: tuple[int, ...], num_classes: int) -> nn.Sequential:
+    """Build two hidden layers of 128 units over samples of any shape."""
+    return nn.Sequential(
+        nn.Flatten(),
+        *(nn.Linear(math.prod(input_shape), 128), nn.ReLU()),
+        *(nn.Linear(128, 128), nn.ReLU()),
+        nn.Linear(128, num_classes),
+    )
+
+
+MODELS: dict[str, Callable[[tuple[int, ...], int], nn.Sequential]] = {
+    "paper": paper_network,
+    "small-cnn": small_cnn,
+    "mlp": mlp,
+}
+"""Networks by the name that `--model` takes."""
+
+TITLES = {"paper": "network of the 2017 paper", "small-cnn": "small CNN", "mlp": "MLP"}
+"""Their names in figures."""
+
+
+def default_model(input_shape: tuple[int, ...]) -> str:
+    """Return the name of the network for samples of that shape: the paper's for images, else the MLP."""
+    return "paper" if len(input_shape) == 3 else "mlp"
+
+
+def build_model(name: str, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """Build a network by its name.
+
+    Raises:
+        ValueError: there is no such network, or it does not take samples of that shape.
+    """
+    if name not in MODELS:
+        raise ValueError(f"`--model` must be one of {', '.join(MODELS)}; got {name!r}.")
+    return MODELS[name](input_shape, num_classes)
+
+
+def _double_convolution(channels: int, filters: int) -> tuple[nn.Module, ...]:
+    return (
+        *(nn.Conv2d(channels, filters, 3, padding=1), nn.ReLU()),
+        *(nn.Conv2d(filters, filters, 3, padding=1), nn.ReLU()),
+        *(nn.MaxPool2d(2), nn.Dropout(0.25)),
+    )
+
+
+def _image_shape(input_shape: tuple[int, ...]) -> tuple[int, int, int]:
+    if len(input_shape) != 3:
+        raise ValueError(f"`--model` must be mlp for samples of shape {list(input_shape)}: the others take images.")
+    channels, height, width = input_shape
+    return channels, height, width

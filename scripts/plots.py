@@ -1,0 +1,172 @@
+"""The figure of one run or of many: errors over steps and over seconds, and the errors of each class at the end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from configuration import Config
+from evaluation import Evaluation, Run, Runs
+from models import TITLES, default_model
+from tasks import Task
+
+COLORS = ("#000000", "#E69F00", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#F0E442")
+"""Okabe & Ito's palette, which the colour-blind can tell apart; from the ninth method on with other dashes."""
+
+DASHES = ("-", "--", ":", "-.")
+MARKERS = "oDs^vP*X"
+LOG_SPAN = 20
+"""Errors whose largest is more than this times their smallest are drawn on a logarithmic axis."""
+
+UNEQUAL_DURATIONS = 4
+"""Seconds are drawn on a logarithmic axis where the longest run took more than this times the shortest."""
+
+Direction = Literal["x", "y"]
+Quantity = Callable[[Evaluation], float]
+
+QUANTITIES: dict[str, Quantity] = {
+    "test error, %": lambda evaluation: 100 * evaluation.test_error,
+    "balanced error, %": lambda evaluation: 100 * evaluation.balanced_error,
+    "training loss, nats": lambda evaluation: evaluation.train_loss,
+}
+
+STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.titlesize": 10.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.alpha": 0.3,
+}
+
+
+def plot_runs(runs: Runs, task: Task, config: Config, path: Path) -> None:
+    """Draw the runs of each method into a PNG.
+
+    Args:
+        runs: the runs of each method by label; all of them evaluated at the same steps.
+        task: what they were trained on.
+        config: of any of the runs; what the title says is common to all.
+        path: the file.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(11, 6.6), dpi=160, layout="constrained")
+        grid = figure.add_gridspec(2, 3, width_ratios=(1, 1, 1.05))
+        has_rare_classes = max(task.test_counts) > 2 * min(task.test_counts)  # else it is nearly the error
+        names = ("test error, %", "balanced error, %" if has_rare_classes else "training loss, nats")
+        for row, name in enumerate(names):
+            over_steps, over_seconds = (figure.add_subplot(grid[row, column]) for column in (0, 1))
+            _draw_curves(over_steps, runs, lambda evaluation: evaluation.step, QUANTITIES[name])
+            _draw_curves(over_seconds, runs, lambda evaluation: evaluation.seconds, QUANTITIES[name])
+            over_steps.set(xlabel="steps", ylabel=name)
+            over_steps.xaxis.set_major_formatter("{x:,.0f}")
+            over_seconds.set(xlabel="seconds of training")
+        _draw_classes(figure.add_subplot(grid[:, 2]), runs, task)
+        figure.align_ylabels()
+        figure.suptitle(_title(task, config, seeds=len(next(iter(runs.values())))), fontsize=11.5)
+        handles = [Line2D([], [], label=label, **_style(position)) for position, label in enumerate(runs)]
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), frameon=False)
+        figure.savefig(path)
+
+
+def _draw_curves(axes: Axes, runs: Runs, x: Quantity, y: Quantity) -> None:
+    places, errors = [], []
+    for position, method_runs in enumerate(runs.values()):
+        values = np.array([[y(evaluation) for evaluation in run] for run in method_runs])
+        places.append(np.mean([[x(evaluation) for evaluation in run] for run in method_runs], axis=0))
+        errors.append(values.ravel())
+        axes.plot(places[-1], values.mean(0), **{**_style(position), "marker": ""})
+        if len(values) > 1:
+            band = {"color": _style(position)["color"], "alpha": 0.15, "linewidth": 0}
+            axes.fill_between(places[-1], values.min(0), values.max(0), **band)
+    ends = [method_places[-1] for method_places in places]
+    if max(ends) > UNEQUAL_DURATIONS * min(ends):
+        _make_logarithmic(axes, "x", np.concatenate(places))
+    else:
+        axes.set_xlim(left=0)
+    _scale(axes, "y", np.concatenate(errors))
+    axes.grid(visible=True)
+
+
+def _draw_classes(axes: Axes, runs: Runs, task: Task) -> None:
+    num_classes = len(task.class_names)
+    errors = []
+    for position, method_runs in enumerate(runs.values()):
+        values = np.array([_class_percentages(run) for run in method_runs])
+        rows = np.arange(num_classes) + 0.7 * ((position + 0.5) / len(runs) - 0.5)
+        style = _style(position)
+        axes.hlines(rows, values.min(0), values.max(0), color=style["color"], linewidth=1.2, alpha=0.6)
+        axes.plot(values.mean(0), rows, **{**style, "linestyle": ""})
+        errors.append(values.ravel())
+    for boundary in range(1, num_classes):
+        axes.axhline(boundary - 0.5, color="0.85", linewidth=0.8)
+    counted = zip(task.class_names, task.test_counts, strict=True)
+    axes.set_yticks(range(num_classes), [f"{name} ({count:,})" for name, count in counted])
+    axes.set_ylim(num_classes - 0.5, -0.5)
+    axes.set(xlabel="error after the last step, %", title="each class (its test samples)")
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlim(left=-0.03 * axes.get_xlim()[1])
+    _scale(axes, "x", np.concatenate(errors))
+    axes.grid(visible=True, axis="x")
+
+
+def _class_percentages(run: Run) -> list[float]:
+    return [np.nan if error is None else 100 * error for error in run[-1].class_errors]
+
+
+def _style(position: int) -> dict[str, Any]:
+    """Return how the method at that position in the legend is drawn."""
+    return {
+        "color": COLORS[position % len(COLORS)],
+        "linestyle": DASHES[position // len(COLORS) % len(DASHES)],
+        "marker": MARKERS[position % len(MARKERS)],
+        "linewidth": 1.4,
+        "markersize": 5,
+    }
+
+
+def _scale(axes: Axes, direction: Direction, values: np.ndarray) -> None:
+    """Make the axis logarithmic where the values span decades."""
+    positive = values[values > 0]
+    if len(positive) and positive.max() > LOG_SPAN * positive.min():
+        _make_logarithmic(axes, direction, values)
+
+
+def _make_logarithmic(axes: Axes, direction: Direction, values: np.ndarray) -> None:
+    """Make the axis logarithmic, with room for 0 where there are zeros."""
+    set_scale, set_limits, set_ticks = (getattr(axes, f"set_{direction}{what}") for what in ("scale", "lim", "ticks"))
+    smallest, largest = values[values > 0].min(), np.nanmax(values)
+    ticks = _log_ticks(smallest, largest)
+    if (values == 0).any():
+        set_scale("symlog", linthresh=ticks[0], linscale=0.8)
+        lowest, ticks = -0.3 * ticks[0], [0.0, *ticks]
+    else:
+        set_scale("log")
+        lowest = smallest / 1.2
+    set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+    set_ticks([], minor=True)
+    set_limits(lowest, largest * 1.2)  # after the ticks, which widen the limits
+
+
+def _log_ticks(smallest: float, largest: float) -> list[float]:
+    """Return round numbers from just below the smallest value to the largest, few enough to be labelled."""
+    decades = range(math.floor(math.log10(smallest)), math.ceil(math.log10(largest)) + 1)
+    factors = (1, 2, 5) if largest < 150 * smallest else (1,)
+    ticks = [factor * 10.0**decade for decade in decades for factor in factors]
+    first = max(position for position, tick in enumerate(ticks) if tick <= smallest)
+    return [tick for tick in ticks[first:] if tick <= largest * 1.2]
+
+
+def _title(task: Task, config: Config, seeds: int) -> str:
+    network = TITLES[config.model or default_model(task.input_shape)]
+    setting = f"{task.title}, {network}, Adam {config.lr:g}, batches of {config.batch_size}, {config.steps:,} steps"
+    if seeds == 1:
+        return f"{setting}, one seed"
+    return f"{setting}\nmean of {seeds} seeds; shaded, the lowest to the highest"

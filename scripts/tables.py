@@ -1,0 +1,124 @@
+"""The table of a comparison: how soon each method is as good as uniform's best, how good it ends, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from configuration import BASELINE
+from evaluation import Evaluation, Run, Runs
+
+MISSING = "-"
+HEADER = (
+    "method",
+    "steps to uniform's best",
+    "seconds",
+    "of uniform's steps",
+    "of the budget",
+    "seeds",
+    "test error %",
+    "balanced error %",
+    "train loss",
+    "overhead ms",
+    "overhead %",
+)
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """When a method first was as good as uniform's best of the same seed, mean over the seeds that got there.
+
+    Attributes:
+        seeds: how many did.
+        steps: steps until then.
+        seconds: training time until then.
+        of_uniform: steps over the steps that uniform itself took, in the same seeds.
+        of_budget: steps over all steps of the run.
+    """
+
+    seeds: int
+    steps: float
+    seconds: float
+    of_uniform: float
+    of_budget: float
+
+
+def first_at_or_below(run: Run, target: float) -> Evaluation | None:
+    """Return the first evaluation with a test error of at most `target`, or None."""
+    return next((evaluation for evaluation in run if evaluation.test_error <= target), None)
+
+
+def arrival(runs: Sequence[Run], baselines: Sequence[Run]) -> Arrival | None:
+    """Return when the method reached uniform's best test error, or None if no seed did."""
+    targets = [min(evaluation.test_error for evaluation in baseline) for baseline in baselines]
+    pairs = [
+        (reached, first_at_or_below(baseline, target))
+        for run, baseline, target in zip(runs, baselines, targets, strict=True)
+        if (reached := first_at_or_below(run, target)) is not None
+    ]
+    if not pairs:
+        return None
+    steps = fmean(reached.step for reached, _ in pairs)
+    return Arrival(
+        seeds=len(pairs),
+        steps=steps,
+        seconds=fmean(reached.seconds for reached, _ in pairs),
+        of_uniform=steps / fmean(own.step for _, own in pairs if own is not None),
+        of_budget=steps / runs[0][-1].step,
+    )
+
+
+def comparison_table(runs: Runs) -> str:
+    """Return the table in Markdown, its columns aligned for the terminal too."""
+    baselines = runs.get(BASELINE)
+    rows = [HEADER, *(_row(label, method_runs, baselines) for label, method_runs in runs.items())]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
+    lines = [_line(row, widths) for row in rows]
+    rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]) + "|"
+    return "\n".join([lines[0], rule, *lines[1:]]) + "\n"
+
+
+NOTES = """\
+- steps to uniform's best: the first evaluation with a test error at or below the best that uniform reaches with the
+  same seed; mean over the seeds that get there, whose number is in the column seeds.
+- errors and loss: of the last evaluation, mean ± standard deviation over the seeds.
+- overhead: time a step spent drawing, fetching and updating the sampler, in percent of the rest of the step; for
+  uniform that of its plain loader.
+"""
+
+
+def _row(label: str, runs: Sequence[Run], baselines: Sequence[Run] | None) -> tuple[str, ...]:
+    reached = arrival(runs, baselines) if baselines else None
+    return (
+        label,
+        *_arrival_cells(reached, f"{reached.seeds if reached else 0} of {len(runs)}" if baselines else MISSING),
+        _mean_and_deviation(runs, lambda last: 100 * last.test_error, 2),
+        _mean_and_deviation(runs, lambda last: 100 * last.balanced_error, 1),
+        _mean_and_deviation(runs, lambda last: last.train_loss, 4),
+        f"{fmean(run[-1].overhead_ms for run in runs):.2f}",
+        f"{fmean(run[-1].overhead_percent for run in runs):.0f}",
+    )
+
+
+def _arrival_cells(reached: Arrival | None, seeds: str) -> tuple[str, ...]:
+    if reached is None:
+        return (MISSING, MISSING, MISSING, MISSING, seeds)
+    return (
+        f"{reached.steps:,.0f}",
+        f"{reached.seconds:.1f}",
+        f"{reached.of_uniform:.2f}",
+        f"{reached.of_budget:.2f}",
+        seeds,
+    )
+
+
+def _mean_and_deviation(runs: Sequence[Run], value: Callable[[Evaluation], float], decimals: int) -> str:
+    values = [value(run[-1]) for run in runs]
+    mean = f"{fmean(values):.{decimals}f}"
+    return f"{mean} ± {stdev(values):.{decimals}f}" if len(values) > 1 else mean
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    padded = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
+    return "| " + " | ".join([cells[0].ljust(widths[0]), *padded[1:]]) + " |"

@@ -1,0 +1,110 @@
+"""Train one network with one method; write its config, metrics, curves and a checkpoint.
+
+Example:
+    python scripts/train.py --dataset shuttle --predictor lstm --k 0.5 --out runs/shuttle-lstm
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from configuration import BASELINE, OBSERVATIONS, Config
+from evaluation import Evaluation
+from methods import Method
+from options import add_training_options, json_object, training_options
+from plots import plot_runs
+from runs import CONFIG_FILE, METRICS_FILE, config_text, json_line, write_atomically
+from tasks import load_task
+from training import Training
+
+LIVE_REFRESH_STEPS = 20
+
+
+def main() -> None:
+    """Run the script."""
+    arguments = parse_arguments()
+    try:
+        config = Config(**training_options(arguments), **method_options(arguments))
+        training = Training(config, load_task(config.dataset, arguments.data_dir))
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        sys.exit(f"train.py: error: {error}")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    write_atomically(arguments.out / CONFIG_FILE, config_text(config))
+    evaluations = train(training, arguments.out / METRICS_FILE)
+    torch.save(training.state_dict(), arguments.out / "checkpoint.pt")
+    plot_runs({Method.of(config).label: [evaluations]}, training.task, config, arguments.out / "curves.png")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Return the command line's arguments."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    add_training_options(parser)
+    option = parser.add_argument
+    option(
+        "--predictor",
+        default=Config.predictor,
+        help=f"{BASELINE}: plain training without approx_is (default: %(default)s)",
+    )
+    option("--k", type=float, default=Config.k, help="bias exponent, at most 1; 1 is unbiased (default: %(default)s)")
+    option(
+        "--observe",
+        choices=OBSERVATIONS,
+        default=Config.observe,
+        help="what the sampler learns from (default: %(default)s)",
+    )
+    option(
+        "--predictor-options", type=json_object, default={}, metavar="JSON", help="keyword arguments of the predictor"
+    )
+    option(
+        "--eval-every",
+        type=int,
+        default=Config.eval_every,
+        metavar="N",
+        help="steps between evaluations (default: %(default)s)",
+    )
+    option("--seed", type=int, default=Config.seed, help="(default: %(default)s)")
+    option("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
+    return parser.parse_args()
+
+
+def method_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of this script as fields of `Config`."""
+    names = ("predictor", "k", "observe", "predictor_options", "eval_every", "seed")
+    return {name: getattr(arguments, name) for name in names}
+
+
+def train(training: Training, metrics_file: Path) -> list[Evaluation]:
+    """Train to the end with a live progress bar; write a row of metrics at each evaluation, and return them all."""
+    evaluations: list[Evaluation] = []
+    with metrics_file.open("w", encoding="utf-8") as file, tqdm(total=training.config.steps, unit="step") as bar:
+        for step in training.steps():
+            bar.update()
+            if training.evaluation_due:
+                evaluations.append(training.evaluate())
+                file.write(json_line(evaluations[-1]))
+                file.flush()
+            if step % LIVE_REFRESH_STEPS == 0 or training.evaluation_due:
+                bar.set_postfix_str(live_line(training, evaluations), refresh=False)
+    return evaluations
+
+
+def live_line(training: Training, evaluations: list[Evaluation]) -> str:
+    """Return what the progress bar says beside the step and the time left."""
+    overhead_ms, overhead_percent = training.overhead()
+    parts = [f"loss {training.batch_loss:.4f}"]
+    if evaluations:
+        parts.append(f"test error {evaluations[-1].test_error:.2%}")
+    parts.append(f"overhead {overhead_ms:.2f} ms ({overhead_percent:.0f}%)")
+    if evaluations and evaluations[-1].effective_sample_size is not None:
+        parts.append(f"ESS {evaluations[-1].effective_sample_size:.0%} of batch")
+    return ", ".join(parts)
+
+
+if __name__ == "__main__":
+    main()

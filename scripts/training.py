@@ -1,0 +1,169 @@
+"""The training loop that every script shares: with `approx_is` or as it is without, timed, and evaluated at intervals.
+
+The method called `uniform` here is the loop that users have today, `DataLoader(shuffle=True)` and a mean loss, and does
+not touch `approx_is` at all: what the library is compared with is not slowed down by it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from itertools import chain, repeat
+from time import perf_counter
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from approx_is import ApproxSampler, Draw, upper_bound
+from configuration import BASELINE, Config
+from evaluation import Evaluation, all_logits, class_errors, mean_loss, probe
+from models import build_model, default_model
+from tasks import Task, keep_batch
+
+BATCH_LOSS_DECAY = 0.98
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Training:
+    """One run. Iterate over `steps()`; call `evaluate()` whenever `evaluation_due` says so.
+
+    Runs of one seed start from the same weights, whatever the method.
+
+    Args:
+        config: what to run.
+        task: the data of `config.dataset`.
+
+    Raises:
+        ValueError: the network, the predictor or an option of either does not exist or does not fit.
+    """
+
+    def __init__(self, config: Config, task: Task) -> None:
+        self.config = config
+        self.task = task
+        self.device = torch.device(config.device)
+        torch.manual_seed(config.seed)
+        name = config.model or default_model(task.input_shape)
+        self.model = build_model(name, task.input_shape, len(task.class_names)).to(self.device)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr)
+        self.loader: DataLoader[Any] = DataLoader(
+            task.train,
+            batch_size=config.batch_size,
+            shuffle=True,
+            num_workers=config.workers,
+            collate_fn=keep_batch,
+            generator=torch.Generator().manual_seed(config.seed),
+        )
+        self.sampler = None if config.predictor == BASELINE else self._build_sampler()
+        self.step = 0
+        self.seconds = 0.0
+        self.overhead_seconds = 0.0
+        self.batch_loss = math.nan
+        self._probe = probe(task.train)
+
+    def steps(self) -> Iterator[int]:
+        """Train up to `config.steps`; yield the number of each step when it is done."""
+        batches = chain.from_iterable(self._epoch() for _ in repeat(None))
+        while self.step < self.config.steps:
+            loss = self._train_step(batches)
+            self.step += 1
+            before = loss if math.isnan(self.batch_loss) else self.batch_loss
+            self.batch_loss = BATCH_LOSS_DECAY * before + (1 - BATCH_LOSS_DECAY) * loss
+            yield self.step
+
+    @property
+    def evaluation_due(self) -> bool:
+        """Whether the step just done is one to evaluate."""
+        return self.step % self.config.eval_every == 0 or self.step == self.config.steps
+
+    def evaluate(self) -> Evaluation:
+        """Evaluate the network as it is now."""
+        logits, targets = all_logits(self.model, self.task.test, self.device), self.task.test.targets
+        errors = class_errors(logits, targets)
+        present = [error for error in errors if error is not None]
+        overhead_ms, overhead_percent = self.overhead()
+        metrics = self.sampler.metrics() if self.sampler is not None else {}
+        return Evaluation(
+            step=self.step,
+            seconds=self.seconds,
+            test_error=(logits.argmax(1) != targets).double().mean().item(),
+            balanced_error=sum(present) / len(present),
+            class_errors=errors,
+            train_loss=mean_loss(self.model, self._probe, self.device),
+            batch_loss=self.batch_loss,
+            overhead_ms=overhead_ms,
+            overhead_percent=overhead_percent,
+            effective_sample_size=_finite(metrics.get("effective_sample_size")),
+            captured=_finite(metrics.get("captured")),
+        )
+
+    def overhead(self) -> tuple[float, float]:
+        """Return the mean overhead of the steps so far, in ms a step and in percent of the rest of the step."""
+        rest = self.seconds - self.overhead_seconds
+        return 1e3 * self.overhead_seconds / self.step, 100 * self.overhead_seconds / rest
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of model, optimiser and sampler, tensors and plain values only."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "sampler": None if self.sampler is None else self.sampler.state_dict(),
+            "step": self.step,
+        }
+
+    def _build_sampler(self) -> ApproxSampler:
+        config = self.config
+        return ApproxSampler(
+            self.loader,
+            predictor=config.predictor,
+            k=config.k,
+            num_classes=len(self.task.class_names),
+            smoothing=config.smoothing,
+            seed=config.seed,
+            predictor_options=config.predictor_options,
+        )
+
+    def _epoch(self) -> Iterator[tuple[Batch, Draw | None]]:
+        return iter(self.sampler) if self.sampler is not None else ((batch, None) for batch in self.loader)
+
+    def _train_step(self, batches: Iterator[tuple[Batch, Draw | None]]) -> float:
+        started = self._now()
+        (inputs, targets), draw = next(batches)
+        drawn = self._now()
+        targets = targets.to(self.device)
+        logits = self.model(inputs.to(self.device))
+        losses = F.cross_entropy(logits, targets, reduction="none")
+        loss = losses.mean() if draw is None else draw.weighted_mean(losses)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        trained = self._now()
+        if self.sampler is not None and draw is not None:
+            self.sampler.update(draw, losses if self.config.observe == "loss" else upper_bound(logits, targets))
+        ended = self._now()
+        self.seconds += ended - started
+        self.overhead_seconds += (drawn - started) + (ended - trained)
+        return loss.item()
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return perf_counter()
+
+
+def check_runs(configs: Iterable[Config], task: Task) -> None:
+    """Prepare one run of each method and drop it: what is wrong with a method is said before anything is trained.
+
+    Raises:
+        ValueError: see `Training`.
+    """
+    for config in configs:
+        if config.seed == 0:
+            Training(config, task)
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
