@@ -7,7 +7,7 @@ import operator
 import torch
 from torch import Tensor
 
-__all__ = ["check_indices", "check_positive"]
+__all__ = ["check_indices", "check_positive", "check_seed"]
 
 
 def check_positive(value: int, argument: str, *, at_most: int | None = None) -> int:
@@ -19,6 +19,17 @@ def check_positive(value: int, argument: str, *, at_most: int | None = None) -> 
     if number < 1 or (at_most is not None and number > at_most):
         bounds = "at least 1" if at_most is None else f"in [1, {at_most}]"
         raise ValueError(f"`{argument}` must be {bounds}; got {number}.")
+    return number
+
+
+def check_seed(seed: int) -> int:
+    """Return `seed` as an int, or raise unless it is an integer of at least 0."""
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        raise TypeError(f"`seed` must be an integer; got {seed!r}.") from None
+    if number < 0:
+        raise ValueError(f"`seed` must be at least 0; got {number}.")
     return number
 
 

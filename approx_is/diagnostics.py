@@ -91,7 +91,7 @@ class RunningDiagnostics:
         """
         importance = unbiased * observed
         moments = torch.stack([importance, importance * observed, importance**2, unbiased * predicted]).mean(1)
-        moments = torch.cat([moments, (effective_sample_size(weights) / len(weights)).unsqueeze(0)])
+        moments = torch.cat([moments, effective_sample_size(weights).unsqueeze(0)])
         self._moments.lerp_(moments, 1 - self._decay)
         self._share = self._decay * self._share + (1 - self._decay)
         return moments[0]
@@ -103,7 +103,7 @@ class RunningDiagnostics:
         - `variance_ratio`: second moment of uniform draws over that of these draws (at k = 1), from the draws alone.
         - `captured`: `variance_ratio` as a share of the best one could have, in logarithms, see `captured`.
         - `calibration`: predicted over observed importance; below 1, predictions are too low.
-        - `effective_sample_size`: as a share of the batch size.
+        - `effective_sample_size`: how many equally weighted draws a batch was worth.
         """
         if self._share == 0:
             return dict.fromkeys(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from approx_is.checks import check_indices, check_positive
+from approx_is.checks import check_indices, check_positive, check_seed
 from approx_is.class_mean import ClassMean
 from approx_is.diagnostics import RunningDiagnostics
 from approx_is.draw import Draw, Ticket, check_per_sample
@@ -104,7 +105,7 @@ class ImportanceSampler:
             )
         labels, num_classes = check_labels(labels, num_samples, num_classes)
         self._labels = None if labels is None else labels.to(self.device)
-        seeds = [int(word) for word in np.random.SeedSequence(seed).generate_state(4)]
+        seeds = [int(word) for word in np.random.SeedSequence(check_seed(seed)).generate_state(4)]
         draw_seed, warm_up_seed, predictor_seed, self.worker_seed = seeds
         self._generator = torch.Generator(self.device).manual_seed(draw_seed)
         self._smoothing = make_smoothing(smoothing)
@@ -286,8 +287,12 @@ class ImportanceSampler:
                     "`predictor_options` are for a predictor given by name or factory; this one is built already."
                 )
             return resolved
-        generator = torch.Generator().manual_seed(seed)
-        return resolved(self._history, self._labels, num_classes, generator, **(options or {}))
+        arguments = (self._history, self._labels, num_classes, torch.Generator().manual_seed(seed))
+        try:
+            inspect.signature(resolved).bind(*arguments, **(options or {}))
+        except TypeError as error:
+            raise TypeError(f"`predictor_options` do not fit the predictor {predictor!r}: {error}.") from None
+        return resolved(*arguments, **(options or {}))
 
     def _make_draw(self, indices: Tensor, probabilities: Tensor) -> Draw:
         weights = importance_weights(probabilities, self.num_samples, self.k)

@@ -191,7 +191,7 @@ def log_features(values: Tensor, epochs: Tensor) -> Tensor:
 
 
 def _overflow_scale(predicted: Tensor, observed: Tensor) -> Tensor:
-    # 1 but for absurd values, beside which everything else counts for nothing anyway; keeps gradients and their norm finite
+    # 1 but for absurd values, beside which all others count for nothing anyway: keeps gradients and their norm finite
     largest = torch.maximum(predicted.detach().amax(), observed.amax())
     return (largest / LARGEST_UNSCALED).clamp(min=1.0)
 

@@ -31,7 +31,7 @@ class Evaluation:
         overhead_ms: time a step spent getting the batch (drawing and fetching) and in `sampler.update`. The plain loop
             has some too, its loader's; with workers it includes waiting for them.
         overhead_percent: the same over the time of the rest of the step.
-        effective_sample_size: of the weights, as a share of the batch size; None for the plain loop.
+        effective_sample_share: effective sample size of the weights over the batch size; None for the plain loop.
         captured: the sampler's own estimate of the share of the ideal variance reduction; None where undefined.
     """
 
@@ -44,7 +44,7 @@ class Evaluation:
     batch_loss: float
     overhead_ms: float
     overhead_percent: float
-    effective_sample_size: float | None
+    effective_sample_share: float | None
     captured: float | None
 
 

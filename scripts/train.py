@@ -101,8 +101,8 @@ def live_line(training: Training, evaluations: list[Evaluation]) -> str:
     if evaluations:
         parts.append(f"test error {evaluations[-1].test_error:.2%}")
     parts.append(f"overhead {overhead_ms:.2f} ms ({overhead_percent:.0f}%)")
-    if evaluations and evaluations[-1].effective_sample_size is not None:
-        parts.append(f"ESS {evaluations[-1].effective_sample_size:.0%} of batch")
+    if evaluations and evaluations[-1].effective_sample_share is not None:
+        parts.append(f"ESS {evaluations[-1].effective_sample_share:.0%} of batch")
     return ", ".join(parts)
 
 

@@ -96,8 +96,8 @@ class Training:
             batch_loss=self.batch_loss,
             overhead_ms=overhead_ms,
             overhead_percent=overhead_percent,
-            effective_sample_size=_finite(metrics.get("effective_sample_size")),
-            captured=_finite(metrics.get("captured")),
+            effective_sample_share=_finite(metrics.get("effective_sample_size", math.nan) / self.config.batch_size),
+            captured=_finite(metrics.get("captured", math.nan)),
         )
 
     def overhead(self) -> tuple[float, float]:
@@ -165,5 +165,5 @@ def check_runs(configs: Iterable[Config], task: Task) -> None:
             Training(config, task)
 
 
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

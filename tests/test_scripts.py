@@ -35,7 +35,7 @@ def run_script(name, *arguments):
 def evaluation(scripts, **changes):
     values = {"step": 100, "seconds": 1.0, "test_error": 0.1, "balanced_error": 0.2, "class_errors": [0.1, 0.3]}
     values |= {"train_loss": 0.5, "batch_loss": 0.5, "overhead_ms": 1.0, "overhead_percent": 2.0}
-    values |= {"effective_sample_size": None, "captured": None}
+    values |= {"effective_sample_share": None, "captured": None}
     return scripts("evaluation").Evaluation(**{**values, **changes})
 
 

@@ -1,0 +1,56 @@
+"""The code in the documents runs, and what they link to is there."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from approx_is import ApproxSampler, registry
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "scripts/data/README.md"]
+
+
+def python_blocks(document: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.fixture
+def training() -> dict:
+    """What the README takes for granted: data, a model and its optimizer."""
+    inputs = torch.randn(300, 4, generator=torch.Generator().manual_seed(0))
+    model = torch.nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    dataset = TensorDataset(inputs, (inputs[:, 0] > 0).long())
+    return {"train_set": dataset, "model": model, "optimizer": optimizer, "epochs": 3, "F": F}
+
+
+def test_the_loop_of_the_readme_trains(training):
+    (block,) = python_blocks("README.md")
+    before = training["model"].weight.clone()
+    exec(block, training)
+    assert not torch.equal(training["model"].weight, before)
+    assert training["sampler"].metrics()["step"] == 9  # 3 epochs of 3 batches
+
+
+def test_the_predictor_of_contributing_draws(monkeypatch):
+    monkeypatch.setattr(registry, "_registered", {})
+    (block,) = python_blocks("CONTRIBUTING.md")
+    exec(block, {})
+    values = torch.arange(20.0)
+    sampler = ApproxSampler(DataLoader(values, batch_size=4), predictor="trend")
+    for _ in range(2):
+        for batch, draw in sampler:
+            sampler.update(draw, batch)
+    probabilities = sampler.probabilities()
+    assert probabilities[19] > probabilities[1]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_somewhere(document):
+    folder = (ROOT / document).parent
+    targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (ROOT / document).read_text(encoding="utf-8"))
+    assert [target for target in targets if not (folder / target).exists()] == []
