@@ -7,7 +7,7 @@ import operator
 import torch
 from torch import Tensor
 
-__all__ = ["check_indices", "check_positive", "check_seed"]
+__all__ = ["check_indices", "check_not_negative", "check_number", "check_positive", "check_seed"]
 
 
 def check_positive(value: int, argument: str, *, at_most: int | None = None) -> int:
@@ -20,6 +20,14 @@ def check_positive(value: int, argument: str, *, at_most: int | None = None) -> 
         bounds = "at least 1" if at_most is None else f"in [1, {at_most}]"
         raise ValueError(f"`{argument}` must be {bounds}; got {number}.")
     return number
+
+
+def check_number(value: float, argument: str) -> float:
+    """Return `value` as a float, or raise unless it is a number."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"`{argument}` must be a number; got {value!r}.") from None
 
 
 def check_seed(seed: int) -> int:
@@ -48,3 +56,12 @@ def check_indices(indices: Tensor, num_items: int, argument: str) -> Tensor:
         if lowest < 0 or highest >= num_items:
             raise ValueError(f"`{argument}` must be in [0, {num_items}); got entries from {lowest} to {highest}.")
     return indices.long()
+
+
+def check_not_negative(values: Tensor, argument: str) -> None:
+    """Raise if an importance is negative: float [B], none of them NaN."""
+    if len(values) and bool(values.min() < 0):
+        raise ValueError(
+            f"`{argument}` must be at least 0; got {float(values.min())}. Where the loss can be negative, observe a "
+            "gradient norm or another non-negative importance."
+        )

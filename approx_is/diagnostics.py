@@ -76,19 +76,29 @@ class RunningDiagnostics:
         self._decay = decay
         self._moments = torch.zeros(5, dtype=torch.float64, device=device)
         self._share = 0.0
+        self._warming_up = True
 
-    def update(self, weights: Tensor, unbiased: Tensor, observed: Tensor, predicted: Tensor) -> Tensor:
+    def update(
+        self, weights: Tensor, unbiased: Tensor, observed: Tensor, predicted: Tensor, *, warming_up: bool
+    ) -> Tensor:
         """Take in one batch and return its estimate of the data set's mean importance.
+
+        The averages start anew when the warm-up is over: before, nothing was drawn by prediction.
 
         Args:
             weights: the weights of the draw, for any k, float [B].
             unbiased: the weights that k = 1 would have, :math:`1/(N p_i)`, float64 [B].
             observed: observed importances, finite, float [B].
             predicted: what the predictor expected of them, float [B].
+            warming_up: whether the batch was drawn uniformly, before there were predictions.
 
         Returns:
             Mean of `unbiased * observed`, a float64 scalar.
         """
+        if self._warming_up and not warming_up:
+            self._moments.zero_()
+            self._share = 0.0
+        self._warming_up = warming_up
         importance = unbiased * observed
         moments = torch.stack([importance, importance * observed, importance**2, unbiased * predicted]).mean(1)
         moments = torch.cat([moments, effective_sample_size(weights).unsqueeze(0)])
@@ -121,13 +131,14 @@ class RunningDiagnostics:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the averages."""
-        return {"moments": self._moments, "share": self._share}
+        return {"moments": self._moments, "share": self._share, "warming_up": self._warming_up}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the averages; raise `ValueError` if the state does not fit."""
         check_like(state, self.state_dict(), "RunningDiagnostics.load_state_dict(state)")
         self._moments.copy_(state["moments"])
         self._share = state["share"]
+        self._warming_up = state["warming_up"]
 
 
 def _ratio(numerator: Tensor, denominator: Tensor) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-__all__ = ["Draw", "Ticket"]
+__all__ = ["Draw", "Ticket", "check_per_sample", "check_ticket"]
 
 
 @dataclass(eq=False)
@@ -15,6 +15,7 @@ class Ticket:
     """Ties every copy of a draw to the sampler that made it, and remembers whether it was used."""
 
     owner: object
+    is_warm_up: bool = False
     spent: bool = False
 
 
@@ -40,6 +41,11 @@ class Draw:
         """Return the batch size B."""
         return len(self.indices)
 
+    @property
+    def is_warm_up(self) -> bool:
+        """Whether it belongs to the first epoch, which visits every sample once."""
+        return self._ticket is not None and self._ticket.is_warm_up
+
     def weighted_mean(self, losses: Tensor) -> Tensor:
         """Return the mean of `weights * losses`: the loss to call `backward()` on.
 
@@ -60,16 +66,37 @@ class Draw:
             tensor(2.5000)
         """
         check_per_sample(losses, len(self), "Draw.weighted_mean(losses)")
-        return (self.weights.to(losses.device, non_blocking=True) * losses).mean()
+        return (_moved(self.weights, losses.device) * losses).mean()
 
     def to(self, device: torch.device | str) -> Draw:
         """Return the same draw with its tensors on `device`; it stays one draw: updating either spends both."""
         return replace(
             self,
-            indices=self.indices.to(device, non_blocking=True),
-            probabilities=self.probabilities.to(device, non_blocking=True),
-            weights=self.weights.to(device, non_blocking=True),
+            indices=_moved(self.indices, device),
+            probabilities=_moved(self.probabilities, device),
+            weights=_moved(self.weights, device),
         )
+
+
+def check_ticket(draw: Draw, owner: object) -> Ticket:
+    """Return the ticket of a draw, or raise unless `owner` made the draw and has not used it yet."""
+    if not isinstance(draw, Draw):
+        raise TypeError(f"`update(draw, observed)` must get a Draw first; got {type(draw).__name__}.")
+    if draw._ticket is None or draw._ticket.owner is not owner:
+        raise ValueError(
+            "`update(draw)` must be a draw of this sampler; this one was made elsewhere. "
+            "Pass on the draw that came with the batch."
+        )
+    if draw._ticket.spent:
+        raise ValueError(
+            "`update(draw)` must be called once a draw; this one was used already. Call it once, after the step."
+        )
+    return draw._ticket
+
+
+def _moved(values: Tensor, device: torch.device | str) -> Tensor:
+    # to an accelerator without waiting; what comes from there must have arrived before it is read
+    return values.to(device, non_blocking=torch.device(device).type != "cpu")
 
 
 def check_per_sample(values: Tensor, batch_size: int, argument: str) -> None:

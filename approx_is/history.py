@@ -101,7 +101,8 @@ class LossHistory:
         """Append without checks what is already on the device and averaged, see `append`."""
         writes = self._writes[indices].long()
         slot = writes % self.window
-        self._values[indices, slot] = values.clamp(max=torch.finfo(self._values.dtype).max).to(self._values.dtype)
+        dtype = self._values.dtype
+        self._values[indices, slot] = values.to(dtype).clamp(max=torch.finfo(dtype).max)
         self._gaps[indices, slot] = (step - self._last_step[indices]).to(torch.bfloat16)
         self._last_step[indices] = step
         writes += 1

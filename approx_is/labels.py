@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
-__all__ = ["check_labels", "find_labels"]
+from approx_is.checks import check_positive
+
+__all__ = ["check_labels", "classes_of", "find_labels"]
 
 
 def find_labels(dataset: Any) -> Any | None:
@@ -36,7 +38,12 @@ def check_labels(labels: Any, num_samples: int, num_classes: int | None) -> tupl
     """
     if labels is None:
         return None, 1
-    labels = torch.as_tensor(labels)
+    try:
+        labels = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"`labels` must be integer classes, one a sample; got {type(labels).__name__}: {error}."
+        ) from None
     if labels.is_floating_point() or labels.is_complex():
         raise ValueError(f"`labels` must be integer classes; got {labels.dtype}. For regression pass labels=None.")
     if labels.shape == (num_samples, 1):
@@ -46,12 +53,16 @@ def check_labels(labels: Any, num_samples: int, num_classes: int | None) -> tupl
     lowest, highest = (int(bound) for bound in labels.long().aminmax())
     if lowest < 0:
         raise ValueError(f"`labels` must be at least 0; got {lowest}. Give unlabelled samples a class of their own.")
-    if num_classes is None:
-        num_classes = highest + 1
-    if highest >= num_classes:
+    num_classes = highest + 1 if num_classes is None else check_positive(num_classes, "num_classes", at_most=2**31 - 1)
+    if highest >= min(num_classes, 2**31 - 1):
         raise ValueError(f"`labels` must be below `num_classes` = {num_classes}; got {highest}.")
     smallest = torch.uint8 if num_classes <= 256 else torch.int32
     return labels.to(smallest), num_classes
+
+
+def classes_of(labels: Tensor | None, indices: Tensor) -> Tensor:
+    """Return the classes of samples, int64 [B]; 0 for all without labels."""
+    return torch.zeros_like(indices) if labels is None else labels[indices].long()
 
 
 def _are_classes(labels: Any, num_samples: int) -> bool:
@@ -60,5 +71,7 @@ def _are_classes(labels: Any, num_samples: int) -> bool:
         labels = torch.as_tensor(labels)
     except (TypeError, ValueError, RuntimeError):
         return False
-    integers = not (labels.is_floating_point() or labels.is_complex())
-    return integers and labels.shape in ((num_samples,), (num_samples, 1)) and bool((labels >= 0).all())
+    if labels.is_floating_point() or labels.is_complex() or labels.shape not in ((num_samples,), (num_samples, 1)):
+        return False
+    # as many classes as samples are no classes but identities, or a regression on whole numbers
+    return num_samples > 0 and bool((labels >= 0).all()) and bool((labels < num_samples).all())

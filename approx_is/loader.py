@@ -25,8 +25,8 @@ class BatchRequest:
     indices: list[int]
 
 
-def check_loader(loader: DataLoader[Any]) -> int:
-    """Return the number of samples behind a loader, or raise if its batches are not ours to choose.
+def check_loader(loader: DataLoader[Any]) -> tuple[int, int]:
+    """Return the number of samples behind a loader and its batch size, or raise if its batches are not ours to choose.
 
     Raises:
         TypeError: it is not a `DataLoader`.
@@ -56,6 +56,11 @@ def check_loader(loader: DataLoader[Any]) -> int:
             f"`ApproxSampler(loader)` needs to know how many samples there are; {type(loader.dataset).__name__} has no "
             "length. Give the data set a `__len__`."
         ) from None
+    if isinstance(loader.sampler, RandomSampler) and loader.sampler.num_samples != num_samples:
+        raise ValueError(
+            f"`ApproxSampler(loader)` draws len(dataset) = {num_samples} samples an epoch; got a loader whose "
+            f"RandomSampler draws {loader.sampler.num_samples}. Build it with shuffle=True."
+        )
     if num_samples == 0:
         raise ValueError("`ApproxSampler(loader)` needs at least one sample; the data set is empty.")
     if loader.drop_last and num_samples < loader.batch_size:
@@ -63,7 +68,7 @@ def check_loader(loader: DataLoader[Any]) -> int:
             f"`ApproxSampler(loader)` would have no batches: {num_samples} samples, batch_size={loader.batch_size} and "
             "drop_last=True. Use drop_last=False."
         )
-    return num_samples
+    return num_samples, loader.batch_size
 
 
 def rebuild_loader(loader: DataLoader[Any], requests: Any, generator: torch.Generator) -> DataLoader[Any]:
@@ -106,6 +111,12 @@ class _NumberedDataset(Dataset[Any]):
         if fetch_batch is not None:
             return request.serial, fetch_batch(request.indices)
         return request.serial, [self._dataset[index] for index in request.indices]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "_dataset":
+            super().__setattr__(name, value)
+        else:  # by a `worker_init_fn`, which knows nothing of the wrapping
+            setattr(self._dataset, name, value)
 
     def __getattr__(self, name: str) -> Any:
         if (

@@ -39,9 +39,10 @@ class PendingDraws:
 
     def __iter__(self) -> Iterator[BatchRequest]:
         """Ask for the draws that are pending from a resumed state, then for new ones until the epoch is full."""
+        iteration = self._iteration
         for serial, draw in list(self._draws.items()):
             yield BatchRequest(serial, draw.indices.tolist())
-        while self._taken + len(self._draws) < self.num_batches:
+        while iteration == self._iteration and self._taken + len(self._draws) < self.num_batches:
             draw = self._sampler.draw()
             serial = self._next_serial
             self._next_serial += 1
@@ -51,8 +52,7 @@ class PendingDraws:
     def begin(self) -> int:
         """Begin an epoch, or go on with a restored one; return the number of this iteration."""
         if not self._resuming:
-            self._draws.clear()  # of an epoch that was broken off
-            self._taken = 0
+            self._forget()
         self._resuming = False
         self._iteration += 1
         return self._iteration
@@ -70,9 +70,10 @@ class PendingDraws:
         self._taken += 1
         return self._draws.pop(serial)
 
-    def end(self) -> None:
-        """End an epoch that ran to its end."""
-        self._taken = 0
+    def end(self, iteration: int) -> None:
+        """End an epoch, at its end or broken off; draws still on their way are forgotten."""
+        if iteration == self._iteration:
+            self._forget()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the pending draws and the place in the epoch."""
@@ -86,29 +87,44 @@ class PendingDraws:
         """Restore pending draws and place; the next iteration goes on from there."""
         self.check_state_dict(state)
         self._draws = {
-            entry["serial"]: self._sampler.restore_draw(entry["indices"], entry["probabilities"], entry["weights"])
+            entry["serial"]: self._sampler.restore_draw(
+                entry["indices"], entry["probabilities"], entry["weights"], is_warm_up=entry["is_warm_up"]
+            )
             for entry in state["draws"]
         }
         self._next_serial = state["next_serial"]
         self._taken = state["taken"]
         self._resuming = bool(self._draws) or self._taken > 0
+        self._iteration += 1  # ends an iteration that is under way
 
     def check_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raise `ValueError` unless `load_state_dict` would accept the state."""
         where = "load_state_dict(state)['pending']"
-        check_like({**state, "draws": []}, {**self.state_dict(), "draws": []}, where)
+        check_like(state, self.state_dict(), where, skip=("draws",))
         for entry in state["draws"]:
-            size = len(entry["indices"]) if isinstance(entry.get("indices"), Tensor) else 0
-            check_like(entry, _draw_state(0, _empty_draw(size)), f"{where}['draws']")
+            has_indices = isinstance(entry, Mapping) and isinstance(entry.get("indices"), Tensor)
+            size = entry["indices"].numel() if has_indices else 0
+            check_like(entry, _draw_state(0, _blank_draw(size)), f"{where}['draws']")
+
+    def _forget(self) -> None:
+        self._sampler.take_back(list(self._draws.values()))
+        self._draws.clear()
+        self._taken = 0
 
 
 def _draw_state(serial: int, draw: Draw) -> dict[str, Any]:
-    return {"serial": serial, "indices": draw.indices, "probabilities": draw.probabilities, "weights": draw.weights}
+    return {
+        "serial": serial,
+        "indices": draw.indices,
+        "probabilities": draw.probabilities,
+        "weights": draw.weights,
+        "is_warm_up": draw.is_warm_up,
+    }
 
 
-def _empty_draw(size: int) -> Draw:
+def _blank_draw(size: int) -> Draw:
     return Draw(
         indices=torch.zeros(size, dtype=torch.int64),
         probabilities=torch.zeros(size, dtype=torch.float64),
-        weights=torch.zeros(size),
+        weights=torch.zeros(size, dtype=torch.float32),
     )

@@ -31,8 +31,9 @@ class Predictor(Stateful, Protocol):
     sampler calls `update` *before* it appends the same observations to the history, so that `update` sees the history
     from which it should have predicted them.
 
-    An optional attribute saves work: `local = True` says that a sample's prediction changes only when the sample itself
-    is observed, so that the sampler need not refresh the others.
+    Two attributes are optional. `local = True` says that a sample's prediction changes only when the sample itself is
+    observed: the sampler need not ask for the others anew. `judges_unseen = True` keeps what it predicts for samples
+    that were never observed, which otherwise get the mean of their class.
     """
 
     def predict(self, indices: Tensor, /) -> Tensor:

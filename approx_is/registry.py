@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from approx_is.protocols import Predictor, PredictorFactory
 
-__all__ = ["available_predictors", "register_predictor", "resolve_predictor"]
+__all__ = ["available_predictors", "build_predictor", "register_predictor", "resolve_predictor"]
 
 ENTRY_POINT_GROUP = "approx_is.predictors"
 _registered: dict[str, PredictorFactory] = {}
@@ -63,6 +65,35 @@ def resolve_predictor(predictor: str | PredictorFactory | Predictor) -> Predicto
         raise ValueError(f"`predictor` must be one of {names}; got {predictor!r}. Add yours with `register_predictor`.")
     factory: Any = installed[predictor].load()
     return factory  # type: ignore[no-any-return]  # an entry point may hold anything; a wrong one fails when it is called
+
+
+def build_predictor(
+    predictor: str | PredictorFactory | Predictor, arguments: tuple[Any, ...], options: Mapping[str, Any] | None
+) -> Predictor:
+    """Return the predictor that a user asked for.
+
+    Args:
+        predictor: a name, a factory, or an instance, which is returned as it is.
+        arguments: the factory's positional arguments, see `PredictorFactory`.
+        options: its keyword arguments.
+
+    Raises:
+        TypeError: the options are not those of the factory, or `predictor` is of another kind.
+        ValueError: there is no such predictor, or there are options for an instance.
+    """
+    resolved = resolve_predictor(predictor)
+    options = options or {}
+    if isinstance(resolved, Predictor) and not isinstance(resolved, type):
+        if options:
+            raise ValueError(
+                "`predictor_options` are for a predictor given by name or factory; this one is built already."
+            )
+        return resolved
+    try:
+        inspect.signature(resolved).bind(*arguments, **options)
+    except TypeError as error:
+        raise TypeError(f"`predictor_options` do not fit the predictor {predictor!r}: {error}.") from None
+    return resolved(*arguments, **options)
 
 
 def _installed() -> dict[str, EntryPoint]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -17,7 +18,7 @@ from approx_is.loader import check_loader, rebuild_loader
 from approx_is.pending import PendingDraws
 from approx_is.protocols import Predictor, PredictorFactory
 from approx_is.smoothing import Smoothing
-from approx_is.state import check_like
+from approx_is.state import check_generator_state, check_like
 
 __all__ = ["ApproxSampler"]
 
@@ -36,7 +37,7 @@ class ApproxSampler:
         k: bias exponent in (−∞, 1]: 1 is unbiased, below it hard samples count for more.
         labels: class of each sample, integer [N] or [N, 1]; None for the data set's `targets` or `labels`, if any.
         num_classes: number of classes C; None for the largest label + 1.
-        smoothing: "adaptive" (half the mean importance), a constant ≥ 0, or a smoothing object.
+        smoothing: "adaptive" (half the mean importance), a constant ≥ 0, an `AdaptiveSmoothing` or `ConstantSmoothing`.
         window: observations remembered of each sample, in [1, 127].
         candidates: draw each batch from that many uniformly chosen samples, see `ImportanceSampler`.
         refresh: largest age of a prediction in epochs, > 0.
@@ -85,8 +86,7 @@ class ApproxSampler:
         history_path: str | Path | None = None,
         predictor_options: Mapping[str, Any] | None = None,
     ) -> None:
-        num_samples = check_loader(loader)
-        batch_size = loader.batch_size or 1  # never None here: `check_loader`
+        num_samples, batch_size = check_loader(loader)
         self._sampler = ImportanceSampler(
             num_samples,
             batch_size,
@@ -107,7 +107,9 @@ class ApproxSampler:
         )
         num_batches = num_samples // batch_size if loader.drop_last else -(-num_samples // batch_size)
         self._pending = PendingDraws(self._sampler, num_batches)
-        self._worker_generator = torch.Generator().manual_seed(self._sampler.worker_seed)
+        (worker_seed,) = np.random.SeedSequence(seed, spawn_key=(1,)).generate_state(1)
+        self._worker_generator = torch.Generator().manual_seed(int(worker_seed))
+        self._worker_state = self._worker_generator.get_state()  # as it was when the epoch began
         self._loader = rebuild_loader(loader, self._pending, self._worker_generator)
         self.epoch = 0
 
@@ -121,10 +123,14 @@ class ApproxSampler:
         Breaking off is fine: the next iteration begins a new epoch, and batches fetched ahead are forgotten.
         """
         iteration = self._pending.begin()
-        for serial, batch in self._loader:
-            yield batch, self._pending.take(serial, iteration)
-        self._pending.end()
-        self.epoch += 1
+        self._worker_state = self._worker_generator.get_state()
+        try:
+            for serial, batch in self._loader:
+                yield batch, self._pending.take(serial, iteration)
+            self.epoch += 1
+        finally:
+            self._pending.end(iteration)
+            self._worker_state = self._worker_generator.get_state()
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch number, as samplers of distributed training have it; draws do not depend on it."""
@@ -148,12 +154,14 @@ class ApproxSampler:
     def state_dict(self) -> dict[str, Any]:
         """Return the complete state, with the draws that workers hold, so that a resumed run goes on bit by bit.
 
-        Take it after `update`, between two batches or two epochs. Tensors are not copied.
+        Take it after `update`, between two batches or two epochs. Tensors are not copied. What workers add at random to
+        the samples themselves, as augmentation does, is the same again from the next epoch on, and with persistent
+        workers is not, since those keep generators of their own.
         """
         return {
             "sampler": self._sampler.state_dict(),
             "pending": self._pending.state_dict(),
-            "worker_generator": self._worker_generator.get_state(),
+            "worker_generator": self._worker_state,
             "epoch": self.epoch,
         }
 
@@ -164,9 +172,12 @@ class ApproxSampler:
             ValueError: the state does not fit this sampler; nothing was changed.
         """
         reference = self.state_dict()
-        check_like({**state, "sampler": None}, {**reference, "sampler": None}, "ApproxSampler.load_state_dict(state)")
+        where = "ApproxSampler.load_state_dict(state)"
+        check_like(state, reference, where, skip=("sampler", "pending"))
+        check_generator_state(state["worker_generator"], torch.device("cpu"), f"{where}['worker_generator']")
         self._pending.check_state_dict(state["pending"])
         self._sampler.load_state_dict(state["sampler"])
         self._pending.load_state_dict(state["pending"])
-        self._worker_generator.set_state(state["worker_generator"])
+        self._worker_generator.set_state(state["worker_generator"].cpu())
+        self._worker_state = state["worker_generator"].cpu().clone()
         self.epoch = state["epoch"]

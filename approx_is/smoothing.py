@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from approx_is.checks import check_number
 from approx_is.state import check_like
 
 __all__ = ["AdaptiveSmoothing", "ConstantSmoothing", "Smoothing", "make_smoothing", "smoothed_probabilities"]
 
 LEAST_SHARE = 1e-6
-"""Smallest smoothing constant over the mean importance: no sample is out of reach, no unbiased weight above 1e6."""
+"""Smallest smoothing constant over the mean importance: no sample is out of reach, no unbiased weight above 1e6 + 1."""
 
 
 def smoothed_probabilities(
@@ -153,7 +154,7 @@ def make_smoothing(smoothing: str | float | Smoothing) -> Smoothing:
 
 
 def _check_amount(amount: float, argument: str) -> float:
-    amount = float(amount)
+    amount = check_number(amount, argument)
     if not math.isfinite(amount) or amount < 0:
         raise ValueError(f"`{argument}` must be finite and at least 0; got {amount}.")
     return amount

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
-__all__ = ["check_like"]
+__all__ = ["check_generator_state", "check_like"]
 
 
-def check_like(state: Any, reference: Any, where: str) -> None:
+def check_like(state: Any, reference: Any, where: str, *, skip: Collection[str] = ()) -> None:
     """Raise `ValueError` unless `state` has the keys, types, tensor shapes and dtypes of `reference`.
 
     Args:
         state: what is to be loaded.
         reference: the state of the object that would load it.
         where: the argument, for the message.
+        skip: keys that must be there, but whose values are checked elsewhere.
     """
     if isinstance(reference, Tensor):
         _check_tensor(state, reference, where)
     elif isinstance(reference, Mapping):
-        if not isinstance(state, Mapping):
-            raise ValueError(f"`{where}` must be a dict; got {type(state).__name__}.")
-        if state.keys() != reference.keys():
-            missing, unknown = sorted(reference.keys() - state.keys()), sorted(state.keys() - reference.keys())
-            raise ValueError(f"`{where}` has not the expected entries: missing {missing}, unknown {unknown}.")
-        for key, value in reference.items():
-            check_like(state[key], value, f"{where}[{key!r}]")
+        _check_keys(state, reference, where)
+        for key in reference.keys() - set(skip):
+            check_like(state[key], reference[key], f"{where}[{key!r}]")
     elif isinstance(reference, list):
         if not isinstance(state, list) or len(state) != len(reference):
             raise ValueError(f"`{where}` must be a list of {len(reference)} entries.")
@@ -35,6 +33,22 @@ def check_like(state: Any, reference: Any, where: str) -> None:
             check_like(state[position], value, f"{where}[{position}]")
     elif type(state) is not type(reference):
         raise ValueError(f"`{where}` must be of type {type(reference).__name__}; got {type(state).__name__}.")
+
+
+def check_generator_state(state: Tensor, device: torch.device, where: str) -> None:
+    """Raise `ValueError` unless a random generator on `device` takes the state."""
+    try:
+        torch.Generator(device).set_state(state.cpu())
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"`{where}` is no state of a random generator: {error}. The state is damaged.") from None
+
+
+def _check_keys(state: Any, reference: Mapping[Any, Any], where: str) -> None:
+    if not isinstance(state, Mapping):
+        raise ValueError(f"`{where}` must be a dict; got {type(state).__name__}.")
+    if state.keys() != reference.keys():
+        missing, unknown = sorted(reference.keys() - state.keys()), sorted(state.keys() - reference.keys())
+        raise ValueError(f"`{where}` has not the expected entries: missing {missing}, unknown {unknown}.")
 
 
 def _check_tensor(state: Any, reference: Tensor, where: str) -> None:

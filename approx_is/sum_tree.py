@@ -20,6 +20,9 @@ FAN_OUT = 64
 TOP_WIDTH = 4096
 """Nodes of the top level at most; it is searched whole."""
 
+CHUNK = 65_536
+"""Items handled at a time: each reads a row of FAN_OUT numbers."""
+
 LARGEST_UNIFORM = 1 - 2**-52
 """Times a total, this is still below the total after rounding: an item of weight 0 at the end is never drawn."""
 
@@ -65,7 +68,7 @@ class SumTree:
         """Set the weights of items.
 
         Args:
-            indices: items, int64 [B] in [0, N); where one appears more than once, its values must agree.
+            indices: items, int64 [B] in [0, N); where one appears more than once, one of its values counts.
             values: their weights, float [B], finite and ≥ 0, stored as float32.
 
         Raises:
@@ -87,7 +90,8 @@ class SumTree:
         self._leaves.view(-1)[indices] = values
         children, rows = self._leaves, indices // FAN_OUT
         for sums in self._sums:
-            sums.view(-1)[rows] = children[rows].sum(1, dtype=torch.float64)
+            for chunk in torch.split(rows, CHUNK):
+                sums.view(-1)[chunk] = children[chunk].sum(1, dtype=torch.float64)
             children, rows = sums, rows // FAN_OUT
 
     def values(self, indices: Tensor) -> Tensor:
@@ -128,6 +132,8 @@ class SumTree:
 
     def descend(self, uniforms: Tensor) -> Tensor:
         """Return the items that random numbers [levels, B] lead to, int64 [B]; arbitrary ones if all weights are 0."""
+        if uniforms.shape[1] > CHUNK:
+            return torch.cat([self.descend(chunk) for chunk in torch.split(uniforms, CHUNK, dim=1)])
         cumulative = self._sums[-1].cumsum(0)
         node = torch.searchsorted(cumulative, uniforms[0] * cumulative[-1], right=True).clamp_(max=len(cumulative) - 1)
         for uniform, children in zip(uniforms[1:], (*reversed(self._sums[:-1]), self._leaves), strict=True):

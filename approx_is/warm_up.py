@@ -19,37 +19,39 @@ class WarmUp:
     Args:
         num_samples: N.
         seed: of the permutation.
-        drop_last: leave out a last batch that would be smaller than the others.
+        smallest_batch: leave out what remains once it is less than this: the batch size to drop a smaller last batch.
         device: where the indices are made.
     """
 
     def __init__(
-        self, num_samples: int, *, seed: int, drop_last: bool = False, device: torch.device | str = "cpu"
+        self, num_samples: int, *, seed: int, smallest_batch: int = 1, device: torch.device | str = "cpu"
     ) -> None:
         self._num_samples = num_samples
         self._seed = seed
-        self._drop_last = drop_last
+        self._smallest_batch = smallest_batch
         self._device = torch.device(device)
         self._position = 0
-        self._permutation: Tensor | None = None  # made when first needed, dropped when used up: N numbers
+        self._permutation: Tensor | None = None  # N numbers, made when first needed and dropped at the end
+
+    @property
+    def finished(self) -> bool:
+        """Whether no batch is left."""
+        return self._num_samples - self._position < self._smallest_batch
 
     def take(self, batch_size: int) -> Tensor | None:
-        """Return the next indices, int64 [at most batch_size]; None once all were handed out."""
-        start, end = self._position, min(self._position + batch_size, self._num_samples)
-        too_small = self._drop_last and end - start < batch_size
-        if start == self._num_samples or too_small:
-            self._position = self._num_samples
+        """Return the next indices, int64 [at most batch_size]; None once it is finished."""
+        if self.finished:
             self._permutation = None
             return None
         if self._permutation is None:
             self._permutation = self._permute()
-        self._position = end
-        return self._permutation[start:end].to(self._device, torch.int64)
+        start = self._position
+        self._position = min(start + batch_size, self._num_samples)
+        return self._permutation[start : self._position].to(self._device, torch.int64)
 
-    @property
-    def finished(self) -> bool:
-        """Whether every sample was handed out."""
-        return self._position == self._num_samples
+    def give_back(self, count: int) -> None:
+        """Take back the last `count` indices handed out: they come again."""
+        self._position -= count
 
     def state_dict(self) -> dict[str, Any]:
         """Return seed and position; the permutation follows from them."""
@@ -64,4 +66,5 @@ class WarmUp:
 
     def _permute(self) -> Tensor:
         dtype = torch.int32 if self._num_samples < 2**31 else torch.int64
-        return torch.randperm(self._num_samples, dtype=dtype, generator=torch.Generator().manual_seed(self._seed))
+        generator = torch.Generator().manual_seed(self._seed)
+        return torch.randperm(self._num_samples, dtype=dtype, generator=generator, device="cpu")

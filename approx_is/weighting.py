@@ -7,7 +7,12 @@ import math
 import torch
 from torch import Tensor
 
+from approx_is.checks import check_number
+
 __all__ = ["check_k", "importance_weights"]
+
+
+LARGEST_WEIGHT = torch.finfo(torch.float32).max
 
 
 def importance_weights(probabilities: Tensor, num_samples: int, k: float = 1.0) -> Tensor:
@@ -38,14 +43,14 @@ def importance_weights(probabilities: Tensor, num_samples: int, k: float = 1.0) 
         tensor([2.5000, 1.2500, 0.8333, 0.6250])
     """
     check_k(k, "importance_weights")
-    return (probabilities.double() * num_samples).pow(-k).to(torch.float32)
+    return (probabilities.double() * num_samples).pow(-k).clamp(max=LARGEST_WEIGHT).to(torch.float32)
 
 
 def check_k(k: float, caller: str) -> float:
     """Return `k` as a float, or raise `ValueError` if it is not a finite number of at most 1."""
-    k = float(k)
-    if not math.isfinite(k) or k > 1:
+    number = check_number(k, f"{caller}(k=...)")
+    if not math.isfinite(number) or number > 1:
         raise ValueError(
-            f"`{caller}(k=...)` must be a finite number of at most 1; got {k}. Use k=1 for an unbiased gradient."
+            f"`{caller}(k=...)` must be a finite number of at most 1; got {number}. Use k=1 for an unbiased gradient."
         )
-    return k
+    return number

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from approx_is.history import LossHistory
+from approx_is.labels import classes_of
 from approx_is.state import check_like
 
 __all__ = ["ClassGaussianPredictor", "class_moving_average"]
@@ -58,7 +59,7 @@ class ClassGaussianPredictor:
 
     def predict(self, indices: Tensor) -> Tensor:
         """Return the mean importance of each sample's class, plus `std` standard deviations, float32 [B]."""
-        mean, second = self._moments[:, self._classes(indices)]
+        mean, second = self._moments[:, classes_of(self._labels, indices)]
         deviation: Tensor = (second - mean.square()).clamp(min=0).sqrt()
         importance: Tensor = mean + self._std * deviation
         return importance.float()
@@ -67,7 +68,7 @@ class ClassGaussianPredictor:
         """Move the averages of the observed classes."""
         observed = observed.double()
         self._moments = class_moving_average(
-            self._moments, self._classes(indices), torch.stack([observed, observed**2]), self._decay
+            self._moments, classes_of(self._labels, indices), torch.stack([observed, observed**2]), self._decay
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -78,9 +79,6 @@ class ClassGaussianPredictor:
         """Restore the moments; raise `ValueError` if they do not fit."""
         check_like(state, self.state_dict(), "ClassGaussianPredictor.load_state_dict(state)")
         self._moments = state["moments"].to(self._moments.device, copy=True)
-
-    def _classes(self, indices: Tensor) -> Tensor:
-        return torch.zeros_like(indices) if self._labels is None else self._labels[indices].long()
 
 
 def class_moving_average(averages: Tensor, classes: Tensor, values: Tensor, decay: float) -> Tensor:
@@ -106,4 +104,4 @@ def class_moving_average(averages: Tensor, classes: Tensor, values: Tensor, deca
     counts = torch.zeros(averages.shape[1], dtype=torch.int64, device=classes.device)
     counts.index_put_((classes,), torch.ones_like(classes), accumulate=True)
     rows = torch.arange(len(averages), device=classes.device).unsqueeze(1)
-    return (averages * decay**counts).index_put((rows, ordered), values[:, order] * shares, accumulate=True)
+    return (averages * decay ** counts.double()).index_put((rows, ordered), values[:, order] * shares, accumulate=True)

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from approx_is.history import LossHistory
-from approx_is.predictors.uniform import UniformPredictor
+from approx_is.predictors.stateless import StatelessPredictor
 
 __all__ = ["LastLossPredictor"]
 
 
-class LastLossPredictor(UniformPredictor):
+class LastLossPredictor(StatelessPredictor):
     """Predicts the latest observation of each sample. It has no state: the history is the prediction.
 
     Reference:
@@ -27,7 +27,6 @@ class LastLossPredictor(UniformPredictor):
     def __init__(
         self, history: LossHistory, labels: Tensor | None, num_classes: int, generator: torch.Generator
     ) -> None:
-        super().__init__(history, labels, num_classes, generator)
         self._history = history
 
     def predict(self, indices: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from approx_is.history import LossHistory
+from approx_is.labels import classes_of
 from approx_is.state import check_like
 
 __all__ = ["HistoryNetwork", "LSTMPredictor", "log_features", "poisson_deviance"]
@@ -84,6 +85,12 @@ class LSTMPredictor:
         self.network.to_empty(device=history.device)
         self.network.initialise(generator)
         self._optimizer = torch.optim.Adam(self.network.parameters(), lr=learning_rate, fused=True)
+        for parameter in self.network.parameters():  # as Adam would at its first step: the state has one shape always
+            self._optimizer.state[parameter] = {
+                "step": torch.zeros((), dtype=torch.float32, device=history.device),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
 
     @torch.no_grad()
     def predict(self, indices: Tensor) -> Tensor:
@@ -111,17 +118,17 @@ class LSTMPredictor:
         """Return network, optimizer and the largest batch size seen."""
         return {
             "network": dict(self.network.state_dict()),
-            "optimizer": self._optimizer.state_dict(),
+            "optimizer": [dict(self._optimizer.state[parameter]) for parameter in self.network.parameters()],
             "batch_size": self._batch_size,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore network and optimizer; raise `ValueError` before changing anything if they do not fit."""
-        reference = self.state_dict()
-        where = "LSTMPredictor.load_state_dict(state)"
-        check_like({**state, "optimizer": None}, {**reference, "optimizer": None}, where)
-        self._optimizer.load_state_dict(state["optimizer"])
+        check_like(state, self.state_dict(), "LSTMPredictor.load_state_dict(state)")
         self.network.load_state_dict(state["network"])
+        for parameter, loaded in zip(self.network.parameters(), state["optimizer"], strict=True):
+            for name, value in self._optimizer.state[parameter].items():
+                value.copy_(loaded[name])
         self._batch_size = state["batch_size"]
 
     def _output(self, indices: Tensor, step: int) -> Tensor:
@@ -131,13 +138,12 @@ class LSTMPredictor:
         else:
             epochs = self._history.gaps(indices, step) * (self._batch_size / self._history.num_samples)
             features = log_features(values, epochs)
-        labels = torch.zeros_like(indices) if self._labels is None else self._labels[indices].long()
-        output: Tensor = self.network(features, self._history.counts(indices), labels)
+        output: Tensor = self.network(features, self._history.counts(indices), classes_of(self._labels, indices))
         return output
 
     def _rate(self, output: Tensor) -> Tensor:
         if self._objective == "poisson":
-            return output.clamp(max=LARGEST_LOG).exp()
+            return output.clamp(-LARGEST_LOG, LARGEST_LOG).exp()
         return output.clamp(min=LEAST_PREDICTION)
 
 
@@ -149,21 +155,21 @@ class HistoryNetwork(nn.Module):
 
     def __init__(self, num_features: int, num_classes: int, hidden_size: int = 32, embedding_size: int = 32) -> None:
         super().__init__()
-        with torch.device("meta"):
-            self.lstm = nn.LSTM(num_features, hidden_size, num_layers=2, batch_first=True)
-            self.embedding = nn.Embedding(num_classes, embedding_size)
-            self.linear = nn.Linear(hidden_size + embedding_size, 1)
+        meta: dict[str, Any] = {"device": "meta", "dtype": torch.float32}
+        self.lstm = nn.LSTM(num_features, hidden_size, num_layers=2, batch_first=True, **meta)
+        self.embedding = nn.Embedding(num_classes, embedding_size, **meta)
+        self.linear = nn.Linear(hidden_size + embedding_size, 1, **meta)
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
         """Draw the parameters as torch does by default, from a private generator on the CPU."""
-        bound = self.lstm.hidden_size**-0.5
-        for parameter in self.lstm.parameters():
-            parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))
-        self.embedding.weight.copy_(torch.empty(self.embedding.weight.shape).normal_(generator=generator))
-        bound = self.linear.in_features**-0.5
-        for parameter in self.linear.parameters():
-            parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))
+        for module, fan_in in ((self.lstm, self.lstm.hidden_size), (self.linear, self.linear.in_features)):
+            bound = fan_in**-0.5
+            for parameter in module.parameters():
+                start = torch.empty(parameter.shape, dtype=torch.float32, device="cpu")
+                parameter.copy_(start.uniform_(-bound, bound, generator=generator))
+        start = torch.empty(self.embedding.weight.shape, dtype=torch.float32, device="cpu")
+        self.embedding.weight.copy_(start.normal_(generator=generator))
 
     def forward(self, features: Tensor, counts: Tensor, labels: Tensor) -> Tensor:
         """Map left-aligned features [B, T, F], their counts [B] in [0, T] and classes [B] to outputs [B]."""
@@ -182,7 +188,9 @@ def poisson_deviance(log_rates: Tensor, observed: Tensor) -> Tensor:
         log_rates: :math:`\log \lambda`, float [B].
         observed: :math:`v`, float [B], ≥ 0.
     """
-    return log_rates.clamp(max=LARGEST_LOG).exp() - observed * log_rates
+    bounded = log_rates.clamp(max=LARGEST_LOG)
+    rates = bounded.exp() * (1 + log_rates - bounded)  # goes on linearly where exp would overflow
+    return rates - observed * log_rates
 
 
 def log_features(values: Tensor, epochs: Tensor) -> Tensor:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from approx_is.history import LossHistory
+from approx_is.predictors.stateless import StatelessPredictor
 
 __all__ = ["UniformPredictor"]
 
 
-class UniformPredictor:
+class UniformPredictor(StatelessPredictor):
     """Predicts importance 1 for every sample: draws are uniform, with replacement. The baseline of the others.
 
     Args:
@@ -23,7 +21,7 @@ class UniformPredictor:
         generator: not used.
     """
 
-    local = True
+    judges_unseen = True
 
     def __init__(
         self, history: LossHistory, labels: Tensor | None, num_classes: int, generator: torch.Generator
@@ -32,16 +30,4 @@ class UniformPredictor:
 
     def predict(self, indices: Tensor) -> Tensor:
         """Return ones, float32 [B]."""
-        return torch.ones(len(indices), device=self._device)
-
-    def update(self, indices: Tensor, observed: Tensor, step: int) -> None:
-        """Take no notice."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return an empty state."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Accept an empty state only."""
-        if state:
-            raise ValueError(f"`UniformPredictor.load_state_dict(state)` must be empty; got entries {sorted(state)}.")
+        return torch.ones(len(indices), dtype=torch.float32, device=self._device)

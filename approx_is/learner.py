@@ -1,0 +1,127 @@
+"""What turns observations into predictions: the history, the predictor that reads it, and the classes' means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from approx_is.class_mean import ClassMean
+from approx_is.history import LossHistory
+from approx_is.labels import classes_of
+from approx_is.protocols import Predictor
+from approx_is.state import check_like
+
+__all__ = ["Learner"]
+
+
+class Learner:
+    """Learns from observations, predicts with care, and says whose predictions are due.
+
+    Whatever a predictor answers, an importance that leaves here is finite and non-negative, and a sample that was never
+    observed has the mean of its class. Computes in float32, also within autocast.
+
+    Args:
+        history: of the sampler.
+        predictor: reads the history.
+        labels: class of each sample, integer [N], or None.
+        num_classes: number of classes C.
+        rolling: samples a step to predict anew beyond those just observed.
+    """
+
+    def __init__(
+        self, history: LossHistory, predictor: Predictor, labels: Tensor | None, num_classes: int, *, rolling: int
+    ) -> None:
+        self.history = history
+        self.predictor = predictor
+        self._labels = labels
+        self._class_mean = ClassMean(num_classes, device=history.device)
+        self._rolling = torch.arange(min(rolling, history.num_samples), device=history.device)
+        self._cursor = 0
+        self._is_local = getattr(predictor, "local", False)
+        self._judges_unseen = getattr(predictor, "judges_unseen", False)
+        self._unsettled = history.num_samples  # samples that a local predictor has not been asked about since warm-up
+        self._rejected = torch.zeros((), dtype=torch.int64, device=history.device)
+
+    def learn(self, indices: Tensor, observed: Tensor, unbiased: Tensor, step: int) -> None:
+        """Take in observations.
+
+        Args:
+            indices: samples, int64 [B].
+            observed: their importance, float32 [B], finite and ≥ 0, alike where a sample appears more than once.
+            unbiased: weights :math:`1 / (N p_i)` of the draw, float64 [B].
+            step: training step.
+        """
+        with torch.autocast(self.history.device.type, enabled=False):
+            self.predictor.update(indices, observed, step)
+        self.history.append_averaged(indices, observed, step)
+        self._class_mean.update(classes_of(self._labels, indices), observed, unbiased)
+
+    def predict(self, indices: Tensor) -> Tensor:
+        """Return the importance of samples, int64 [B] → float32 [B], finite and ≥ 0.
+
+        Raises:
+            ValueError: the predictor returned another shape.
+        """
+        with torch.autocast(self.history.device.type, enabled=False):
+            importance = self.predictor.predict(indices).detach().to(self.history.device, torch.float32)
+        if importance.shape != indices.shape:
+            raise ValueError(
+                f"`{type(self.predictor).__name__}.predict` must return one value a sample, {list(indices.shape)}; "
+                f"got {list(importance.shape)}."
+            )
+        valid = importance.isfinite() & (importance >= 0)
+        if self._judges_unseen:
+            self._rejected += (~valid).sum()
+        else:
+            seen = self.history.counts(indices) > 0
+            self._rejected += (seen & ~valid).sum()
+            valid &= seen
+        return torch.where(valid, importance, self._class_mean.of(classes_of(self._labels, indices)))
+
+    def due(self, indices: Tensor, *, warming_up: bool) -> Tensor:
+        """Return whom to predict anew after `indices` were observed: these, and the next ones in turn.
+
+        A `local` predictor's other answers would be the same as before: one round after the warm-up, for samples that
+        it left out, is enough.
+        """
+        rolling = len(self._rolling)
+        if rolling == 0 or (self._is_local and (warming_up or self._unsettled <= 0)):
+            return indices
+        if not warming_up:
+            self._unsettled -= rolling
+        others = (self._rolling + self._cursor) % self.history.num_samples
+        self._cursor = (self._cursor + rolling) % self.history.num_samples
+        return torch.cat([indices, others])
+
+    @property
+    def rejected(self) -> int:
+        """Number of predictions so far that were negative or not finite."""
+        return int(self._rejected)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of history, predictor and class means, tensors not copied."""
+        return {
+            "history": self.history.state_dict(),
+            "predictor": self.predictor.state_dict(),
+            "class_mean": self._class_mean.state_dict(),
+            "cursor": self._cursor,
+            "unsettled": self._unsettled,
+            "rejected": self._rejected,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a state; raise `ValueError` before changing anything if it does not fit."""
+        self.check_state_dict(state)
+        self.predictor.load_state_dict(state["predictor"])  # checks its own part, and so comes first
+        self.history.load_state_dict(state["history"])
+        self._class_mean.load_state_dict(state["class_mean"])
+        self._cursor = state["cursor"]
+        self._unsettled = state["unsettled"]
+        self._rejected.copy_(state["rejected"])
+
+    def check_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raise `ValueError` unless `load_state_dict` would accept the state, but for the predictor's part of it."""
+        check_like(state, self.state_dict(), "Learner.load_state_dict(state)", skip=("predictor",))

@@ -1,0 +1,106 @@
+"""The distribution that samples are drawn from: predicted importances, smoothed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from approx_is.smoothing import Smoothing, smoothed_probabilities
+from approx_is.state import check_generator_state, check_like
+from approx_is.sum_tree import SumTree
+
+__all__ = ["Proposal"]
+
+
+class Proposal:
+    r"""Draws samples with probability :math:`p_i = (s_i + c) / \sum_j (s_j + c)`, s their importance, c the smoothing.
+
+    Neither a draw nor a change of c touches all N samples: it is a mixture of the tree's distribution, with share
+    :math:`\sum s / (\sum s + N c)`, and the uniform one.
+
+    Args:
+        num_samples: N.
+        smoothing: gives c.
+        seed: of the draws.
+        device: where the importances live.
+    """
+
+    def __init__(self, num_samples: int, smoothing: Smoothing, *, seed: int, device: torch.device) -> None:
+        self._num_samples = num_samples
+        self._smoothing = smoothing
+        self._device = device
+        self._generator = torch.Generator(device).manual_seed(seed)
+        self._tree = SumTree(num_samples, device=device)
+
+    def set_importance(self, indices: Tensor, importance: Tensor) -> None:
+        """Set the importance of samples: int64 [B], float32 [B], finite and ≥ 0."""
+        self._tree.set_values(indices, importance)
+
+    def importance(self, indices: Tensor) -> Tensor:
+        """Return the importance of samples, int64 [B] → float32 [B]."""
+        return self._tree.values(indices)
+
+    def observe_mean(self, observed_mean: Tensor) -> None:
+        """Tell the smoothing what the mean importance over the data set was observed to be, a float64 scalar."""
+        self._smoothing.update(observed_mean)
+
+    @property
+    def constant(self) -> Tensor:
+        """The smoothing constant c in use, a float64 scalar."""
+        return self._smoothing.constant(self._tree.total / self._num_samples)
+
+    def probabilities(self, indices: Tensor | None = None) -> Tensor:
+        """Return the probability of samples, int64 [B] or None for all, to be drawn: float64 [B] or [N]."""
+        importance = self._tree.all_values() if indices is None else self._tree.values(indices)
+        return smoothed_probabilities(importance, self.constant, self._tree.total, self._num_samples)
+
+    def draw(self, count: int) -> tuple[Tensor, Tensor]:
+        """Draw from all samples with replacement; return indices, int64 [B], and their probabilities, float64 [B]."""
+        total, constant = self._tree.total, self.constant
+        normaliser = total + self._num_samples * constant
+        component, position = torch.rand(2, count, dtype=torch.float64, generator=self._generator, device=self._device)
+        from_tree = self._tree.descend(self._tree.uniforms(count, self._generator))
+        uniform = (position * self._num_samples).long()
+        indices = torch.where(component * normaliser < total, from_tree, uniform)
+        return indices, smoothed_probabilities(self._tree.values(indices), constant, total, self._num_samples)
+
+    def draw_pool(self, size: int) -> Tensor:
+        """Draw candidates uniformly with replacement, int64 [size]."""
+        return torch.randint(self._num_samples, (size,), generator=self._generator, device=self._device)
+
+    def draw_from_pool(self, count: int, pool: Tensor, importance: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw from candidates [S] of that importance [S]; return as `draw` does.
+
+        Given the pool, candidate i has probability g_i; S g_i / N takes the place of p_i: weighed by 1 / (S g_i), the
+        draws are unbiased for the pool's mean, which is unbiased for that of the data set.
+        """
+        size = len(pool)
+        total = importance.sum(dtype=torch.float64)
+        within = smoothed_probabilities(importance, self._smoothing.constant(total / size), total, size)
+        chosen = torch.multinomial(within, count, replacement=True, generator=self._generator)
+        return pool[chosen], within[chosen] * (size / self._num_samples)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the importances (not copied), the smoothing's state and the generator's."""
+        return {
+            "tree": self._tree.state_dict(),
+            "smoothing": self._smoothing.state_dict(),
+            "generator": self._generator.get_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a state; raise `ValueError` before changing anything if it does not fit."""
+        self.check_state_dict(state)
+        self._tree.load_state_dict(state["tree"])
+        self._smoothing.load_state_dict(state["smoothing"])
+        self._generator.set_state(state["generator"].cpu())
+
+    def check_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raise `ValueError` unless `load_state_dict` would accept the state."""
+        check_like(state, self.state_dict(), "Proposal.load_state_dict(state)")
+        self._tree.check_state_dict(state["tree"])
+        self._smoothing.check_state_dict(state["smoothing"])
+        check_generator_state(state["generator"], self._device, "Proposal.load_state_dict(state)['generator']")
