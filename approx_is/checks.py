@@ -7,7 +7,7 @@ import operator
 import torch
 from torch import Tensor
 
-__all__ = ["check_indices", "check_not_negative", "check_number", "check_positive", "check_seed"]
+__all__ = ["check_importance", "check_indices", "check_not_negative", "check_number", "check_positive", "check_seed"]
 
 
 def check_positive(value: int, argument: str, *, at_most: int | None = None) -> int:
@@ -20,6 +20,16 @@ def check_positive(value: int, argument: str, *, at_most: int | None = None) -> 
         bounds = "at least 1" if at_most is None else f"in [1, {at_most}]"
         raise ValueError(f"`{argument}` must be {bounds}; got {number}.")
     return number
+
+
+def check_importance(values: Tensor, shape: torch.Size, argument: str) -> None:
+    """Raise unless `values` is a tensor of that shape, finite and non-negative."""
+    if not isinstance(values, Tensor):
+        raise TypeError(f"`{argument}` must be a tensor; got {type(values).__name__}.")
+    if values.shape != shape:
+        raise ValueError(f"`{argument}` must have shape {list(shape)}, one value each; got {list(values.shape)}.")
+    if not bool((values.isfinite() & (values >= 0)).all()):
+        raise ValueError(f"`{argument}` must be finite and at least 0. Leave other entries out.")
 
 
 def check_number(value: float, argument: str) -> float:

@@ -18,7 +18,7 @@ class ClassMean:
 
     Args:
         num_classes: number of classes C; 1 without labels.
-        decay: of the averages a training step, in [0, 1).
+        decay: of a class's averages each time a batch has samples of it, in [0, 1).
         device: where they live.
     """
 
@@ -30,7 +30,7 @@ class ClassMean:
 
     def update(self, labels: Tensor, observed: Tensor, weights: Tensor) -> None:
         """Take in a batch: classes int64 [B], observed importances float [B], their unbiased weights float64 [B]."""
-        self._sums *= self._decay
+        self._sums[:, labels] *= self._decay  # of classes in the batch only: a rare class keeps its mean
         batch = torch.stack([weights * observed, weights])
         self._sums.index_put_((torch.arange(2, device=labels.device).unsqueeze(1), labels), batch, accumulate=True)
 

@@ -37,7 +37,7 @@ def variance_ratio(importance: Tensor, probabilities: Tensor) -> float:
         1.25
     """
     squares = importance.double() ** 2
-    weighted = squares / (probabilities.double() * len(squares))
+    weighted = torch.where(squares > 0, squares / (probabilities.double() * len(squares)), 0.0)
     return _ratio(squares.mean(), weighted.mean())
 
 

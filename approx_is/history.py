@@ -9,10 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from approx_is.checks import check_indices, check_positive
+from approx_is.checks import check_importance, check_indices, check_positive
 from approx_is.state import check_like
 
 __all__ = ["LossHistory", "average_duplicates"]
+
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class LossHistory:
@@ -24,7 +27,7 @@ class LossHistory:
     Args:
         num_samples: number of samples N.
         window: number of observations kept a sample, in [1, 127].
-        dtype: floating dtype of the stored values.
+        dtype: of the stored values, float16, bfloat16, float32 or float64.
         device: where the buffers live.
         path: a directory for memory-mapped buffers, so that the history need not fit in memory (CPU only). Existing
             files there are overwritten.
@@ -57,8 +60,8 @@ class LossHistory:
     ) -> None:
         self.num_samples = check_positive(num_samples, "LossHistory(num_samples=...)")
         self.window = check_positive(window, "LossHistory(window=...)", at_most=127)
-        if not dtype.is_floating_point:
-            raise ValueError(f"`LossHistory(dtype=...)` must be a floating dtype; got {dtype}.")
+        if dtype not in DTYPES:
+            raise ValueError(f"`LossHistory(dtype=...)` must be one of {', '.join(map(str, DTYPES))}; got {dtype}.")
         if path is not None and torch.device(device).type != "cpu":
             raise ValueError(
                 f"`LossHistory(path=...)` is a file mapped into CPU memory; got device={device!s}. Drop one of the two."
@@ -84,17 +87,14 @@ class LossHistory:
             step: training step of the observation, not below any step before.
 
         Raises:
-            ValueError: an index is out of range, the shapes differ, or a value is negative or not finite.
+            ValueError: an index is out of range, the shapes differ, a value is negative or not finite, or `step` is
+                below the last one.
         """
         indices = check_indices(indices, self.num_samples, "LossHistory.append(indices)").to(self.device)
-        if values.shape != indices.shape:
-            raise ValueError(
-                f"`LossHistory.append(values)` must have shape {list(indices.shape)}, as `indices`; "
-                f"got {list(values.shape)}."
-            )
-        values = values.to(self.device)
-        if not bool((values.isfinite() & (values >= 0)).all()):
-            raise ValueError("`LossHistory.append(values)` must be finite and at least 0. Leave other entries out.")
+        check_importance(values, indices.shape, "LossHistory.append(values)")
+        if step < self.step:
+            raise ValueError(f"`LossHistory.append(step)` must be at least {self.step}, the last one; got {step}.")
+        values = values.detach().to(self.device)
         self.append_averaged(indices, average_duplicates(indices, values), step)
 
     def append_averaged(self, indices: Tensor, values: Tensor, step: int) -> None:

@@ -59,7 +59,7 @@ class ImportanceSampler:
         drop_last: leave out the first epoch's last batch if it would be smaller than the others.
         seed: of all draws and of the predictor's start; the global random generators are not touched.
         device: where history, tree and predictor live; None for the CPU.
-        history_dtype: floating dtype of the remembered observations.
+        history_dtype: of the remembered observations, float16, bfloat16, float32 or float64.
         history_path: a directory for a memory-mapped history, see `LossHistory`.
         predictor_options: keyword arguments of the predictor.
 
@@ -247,7 +247,10 @@ class ImportanceSampler:
         if isinstance(state, Mapping):
             for name in ("version", "num_samples", "predictor_class"):
                 if name in state and state[name] != reference[name]:
-                    raise ValueError(f"`{where}` has {name} {state[name]!r}; this sampler has {reference[name]!r}.")
+                    raise ValueError(
+                        f"`{where}` has {name} {state[name]!r}; this sampler has {reference[name]!r}. "
+                        "Was it made with another data set, predictor or release?"
+                    )
         check_like(state, reference, where, skip=("learner",))
         self._proposal.check_state_dict(state["proposal"])
         self._learner.check_state_dict(state["learner"])

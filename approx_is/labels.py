@@ -73,5 +73,5 @@ def _are_classes(labels: Any, num_samples: int) -> bool:
         return False
     if labels.is_floating_point() or labels.is_complex() or labels.shape not in ((num_samples,), (num_samples, 1)):
         return False
-    # as many classes as samples are no classes but identities, or a regression on whole numbers
+    # whole numbers beyond the number of samples are no classes, but identities or a regression
     return num_samples > 0 and bool((labels >= 0).all()) and bool((labels < num_samples).all())

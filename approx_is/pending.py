@@ -57,16 +57,22 @@ class PendingDraws:
         self._iteration += 1
         return self._iteration
 
+    def is_unfinished(self, iteration: int) -> bool:
+        """Return whether batches of the epoch are still to come.
+
+        Raises:
+            RuntimeError: a later iteration has begun meanwhile, or a state was loaded.
+        """
+        self._check_current(iteration)
+        return self._taken < self.num_batches
+
     def take(self, serial: int, iteration: int) -> Draw:
         """Return the draw whose batch is back.
 
         Raises:
-            RuntimeError: a later iteration has begun meanwhile.
+            RuntimeError: a later iteration has begun meanwhile, or a state was loaded.
         """
-        if iteration != self._iteration:
-            raise RuntimeError(
-                "This iteration over an `ApproxSampler` ended when another one began. Finish one before the next."
-            )
+        self._check_current(iteration)
         self._taken += 1
         return self._draws.pop(serial)
 
@@ -105,6 +111,13 @@ class PendingDraws:
             has_indices = isinstance(entry, Mapping) and isinstance(entry.get("indices"), Tensor)
             size = entry["indices"].numel() if has_indices else 0
             check_like(entry, _draw_state(0, _blank_draw(size)), f"{where}['draws']")
+
+    def _check_current(self, iteration: int) -> None:
+        if iteration != self._iteration:
+            raise RuntimeError(
+                "This iteration over an `ApproxSampler` ended when another one began or a state was loaded. "
+                "Finish one before the next."
+            )
 
     def _forget(self) -> None:
         self._sampler.take_back(list(self._draws.values()))

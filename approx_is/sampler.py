@@ -43,7 +43,7 @@ class ApproxSampler:
         refresh: largest age of a prediction in epochs, > 0.
         seed: of all draws, of the predictor's start and of the workers; the global random generators are not touched.
         device: where history, tree and predictor live; None for the CPU.
-        history_dtype: floating dtype of the remembered observations.
+        history_dtype: of the remembered observations, float16, bfloat16, float32 or float64.
         history_path: a directory for a memory-mapped history, see `LossHistory`.
         predictor_options: keyword arguments of the predictor.
 
@@ -125,7 +125,9 @@ class ApproxSampler:
         iteration = self._pending.begin()
         self._worker_state = self._worker_generator.get_state()
         try:
-            for serial, batch in self._loader:
+            batches = iter(self._loader)
+            while self._pending.is_unfinished(iteration):
+                serial, batch = next(batches)
                 yield batch, self._pending.take(serial, iteration)
             self.epoch += 1
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ __all__ = ["check_generator_state", "check_like"]
 
 
 def check_like(state: Any, reference: Any, where: str, *, skip: Collection[str] = ()) -> None:
-    """Raise `ValueError` unless `state` has the keys, types, tensor shapes and dtypes of `reference`.
+    """Raise `ValueError` unless `state` is finite and has the keys, types, tensor shapes and dtypes of `reference`.
 
     Args:
         state: what is to be loaded.
@@ -24,8 +25,9 @@ def check_like(state: Any, reference: Any, where: str, *, skip: Collection[str] 
         _check_tensor(state, reference, where)
     elif isinstance(reference, Mapping):
         _check_keys(state, reference, where)
-        for key in reference.keys() - set(skip):
-            check_like(state[key], reference[key], f"{where}[{key!r}]")
+        for key, value in reference.items():
+            if key not in skip:
+                check_like(state[key], value, f"{where}[{key!r}]")
     elif isinstance(reference, list):
         if not isinstance(state, list) or len(state) != len(reference):
             raise ValueError(f"`{where}` must be a list of {len(reference)} entries.")
@@ -33,6 +35,8 @@ def check_like(state: Any, reference: Any, where: str, *, skip: Collection[str] 
             check_like(state[position], value, f"{where}[{position}]")
     elif type(state) is not type(reference):
         raise ValueError(f"`{where}` must be of type {type(reference).__name__}; got {type(state).__name__}.")
+    elif isinstance(state, float) and not math.isfinite(state):
+        raise ValueError(f"`{where}` must be finite; got {state}. The state is damaged.")
 
 
 def check_generator_state(state: Tensor, device: torch.device, where: str) -> None:
@@ -59,3 +63,5 @@ def _check_tensor(state: Any, reference: Tensor, where: str) -> None:
             f"`{where}` must be {reference.dtype} {list(reference.shape)}; got {state.dtype} {list(state.shape)}. "
             "The state belongs to another data set or configuration."
         )
+    if state.is_floating_point() and not bool(state.isfinite().all()):
+        raise ValueError(f"`{where}` must be finite; the state is damaged.")

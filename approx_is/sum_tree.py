@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from approx_is.checks import check_indices, check_positive
+from approx_is.checks import check_importance, check_indices, check_positive
 from approx_is.state import check_like
 
 __all__ = ["SumTree"]
@@ -75,14 +75,8 @@ class SumTree:
             ValueError: an index is out of range, the shapes differ, or a value is negative, not finite or above 3.4e38.
         """
         indices = check_indices(indices, self.num_items, "SumTree.update(indices)").to(self.device)
-        values = values.detach().to(self.device, torch.float32)
-        if values.shape != indices.shape:
-            raise ValueError(
-                f"`SumTree.update(values)` must have shape {list(indices.shape)}, as `indices`; "
-                f"got {list(values.shape)}."
-            )
-        if not bool((values.isfinite() & (values >= 0)).all()):
-            raise ValueError("`SumTree.update(values)` must be finite and at least 0.")
+        values = torch.as_tensor(values).detach().to(self.device, torch.float32)
+        check_importance(values, indices.shape, "SumTree.update(values)")
         self.set_values(indices, values)
 
     def set_values(self, indices: Tensor, values: Tensor) -> None:
@@ -135,14 +129,12 @@ class SumTree:
         if uniforms.shape[1] > CHUNK:
             return torch.cat([self.descend(chunk) for chunk in torch.split(uniforms, CHUNK, dim=1)])
         cumulative = self._sums[-1].cumsum(0)
-        node = torch.searchsorted(cumulative, uniforms[0] * cumulative[-1], right=True).clamp_(max=len(cumulative) - 1)
+        node = torch.searchsorted(cumulative, uniforms[0] * cumulative[-1], right=True)
         for uniform, children in zip(uniforms[1:], (*reversed(self._sums[:-1]), self._leaves), strict=True):
+            node.clamp_(max=len(children) - 1)  # bites only if all weights are 0, and every sum is passed over
             cumulative = children[node].cumsum(1, dtype=torch.float64)
             target = uniform * cumulative[:, -1]
-            child = (
-                (cumulative <= target.unsqueeze(1)).sum(1).clamp_(max=FAN_OUT - 1)
-            )  # clamps only if all weights are 0
-            node = node * FAN_OUT + child
+            node = node * FAN_OUT + (cumulative <= target.unsqueeze(1)).sum(1)
         return node.clamp_(max=self.num_items - 1)
 
     def state_dict(self) -> dict[str, Any]:
@@ -159,8 +151,4 @@ class SumTree:
     def check_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raise `ValueError` unless the state fits and holds finite, non-negative weights."""
         check_like(state, self.state_dict(), "SumTree.load_state_dict(state)")
-        leaves = state["leaves"]
-        if not bool((leaves.isfinite() & (leaves >= 0)).all()):
-            raise ValueError(
-                "`SumTree.load_state_dict(state)['leaves']` must be finite and at least 0: the state is damaged."
-            )
+        check_importance(state["leaves"], self.all_values().shape, "SumTree.load_state_dict(state)['leaves']")

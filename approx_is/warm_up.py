@@ -60,6 +60,8 @@ class WarmUp:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the position; raise `ValueError` if the state does not fit."""
         check_like(state, self.state_dict(), "WarmUp.load_state_dict(state)")
+        if not 0 <= state["position"] <= self._num_samples:
+            raise ValueError(f"`WarmUp.load_state_dict(state)['position']` must be in [0, {self._num_samples}].")
         self._seed = state["seed"]
         self._position = state["position"]
         self._permutation = None

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from approx_is.checks import check_number
 from approx_is.history import LossHistory
 from approx_is.labels import classes_of
 from approx_is.state import check_like
@@ -73,7 +74,7 @@ class LSTMPredictor:
             "learning_rate": learning_rate,
             "max_gradient_norm": max_gradient_norm,
         }.items():
-            if not value > 0:
+            if not check_number(value, f"LSTMPredictor({name}=...)") > 0:
                 raise ValueError(f"`LSTMPredictor({name}=...)` must be positive; got {value}.")
         self._history = history
         self._labels = labels

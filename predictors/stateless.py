@@ -25,4 +25,6 @@ class StatelessPredictor:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Accept an empty state only."""
         if state:
-            raise ValueError(f"`{type(self).__name__}.load_state_dict(state)` must be empty; got entries {sorted(state)}.")
+            raise ValueError(
+                f"`{type(self).__name__}.load_state_dict(state)` must be empty; got entries {sorted(state)}."
+            )

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from approx_is import Draw, ImportanceSampler
 from models import MODELS, TITLES, build_model
+from options import positive
 from runs import write_atomically
 
 IMAGE_SHAPE = (1, 28, 28)
@@ -85,9 +86,9 @@ def parse_arguments() -> argparse.Namespace:
     """Return the command line's arguments."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="(default: all)")
-    parser.add_argument("--batch-size", type=int, default=128, metavar="B", help="(default: %(default)s)")
+    parser.add_argument("--batch-size", type=positive, default=128, metavar="B", help="(default: %(default)s)")
     parser.add_argument(
-        "--rounds", type=int, default=100, metavar="N", help="steps timed of each (default: %(default)s)"
+        "--rounds", type=positive, default=100, metavar="N", help="steps timed of each (default: %(default)s)"
     )
     parser.add_argument("--out", type=Path, default=Path("runs/bench"), metavar="DIR", help="(default: %(default)s)")
     return parser.parse_args()

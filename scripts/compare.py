@@ -61,6 +61,7 @@ def main() -> None:
         jobs = plan(arguments)
         task = load_task(arguments.dataset, arguments.data_dir)
         check_runs((job.config for job in jobs), task)
+        arguments.out.mkdir(parents=True, exist_ok=True)
     except (ValueError, TypeError, OSError, ImportError) as error:
         sys.exit(f"compare.py: error: {error}")
     try:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 BASELINE = "uniform"
 """The plain loop without `approx_is`, see `training`."""
 
@@ -54,3 +56,11 @@ class Config:
         for name in ("steps", "batch_size", "eval_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`--{name.replace('_', '-')}` must be at least 1; got {getattr(self, name)}.")
+        if self.seed < 0:
+            raise ValueError(f"`--seed` must be at least 0; got {self.seed}.")
+        if self.predictor == BASELINE and (self.k != 1 or self.predictor_options):
+            raise ValueError(f"`--predictor {BASELINE}` is plain training, without k and predictor options.")
+        try:
+            torch.zeros(0, device=self.device)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"`--device` must be one that torch has here; got {self.device!r}: {error}") from None

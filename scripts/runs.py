@@ -48,6 +48,6 @@ def load_run(folder: Path) -> list[Evaluation]:
 
 def is_finished(folder: Path, config: Config) -> bool:
     """Return whether the folder holds the finished run of exactly this config."""
-    if not (folder / METRICS_FILE).is_file():
+    if not ((folder / METRICS_FILE).is_file() and (folder / CONFIG_FILE).is_file()):
         return False
     return (folder / CONFIG_FILE).read_text(encoding="utf-8") == config_text(config)

@@ -12,13 +12,12 @@ from evaluation import Evaluation, Run, Runs
 MISSING = "-"
 HEADER = (
     "method",
-    "steps to uniform's best",
+    "steps to best",
     "seconds",
-    "of uniform's steps",
-    "of the budget",
+    "of uniform's",
     "seeds",
-    "test error %",
-    "balanced error %",
+    "error %",
+    "balanced %",
     "train loss",
     "overhead ms",
     "overhead %",
@@ -34,14 +33,12 @@ class Arrival:
         steps: steps until then.
         seconds: training time until then.
         of_uniform: steps over the steps that uniform itself took, in the same seeds.
-        of_budget: steps over all steps of the run.
     """
 
     seeds: int
     steps: float
     seconds: float
     of_uniform: float
-    of_budget: float
 
 
 def first_at_or_below(run: Run, target: float) -> Evaluation | None:
@@ -65,7 +62,6 @@ def arrival(runs: Sequence[Run], baselines: Sequence[Run]) -> Arrival | None:
         steps=steps,
         seconds=fmean(reached.seconds for reached, _ in pairs),
         of_uniform=steps / fmean(own.step for _, own in pairs if own is not None),
-        of_budget=steps / runs[0][-1].step,
     )
 
 
@@ -80,9 +76,10 @@ def comparison_table(runs: Runs) -> str:
 
 
 NOTES = """\
-- steps to uniform's best: the first evaluation with a test error at or below the best that uniform reaches with the
-  same seed; mean over the seeds that get there, whose number is in the column seeds.
-- errors and loss: of the last evaluation, mean ± standard deviation over the seeds.
+- steps to best: the first evaluation with a test error at or below the best that uniform reaches with the same seed,
+  mean over the seeds that get there; seconds: of training until then; of uniform's: steps over those of uniform.
+- errors (on the test set; balanced: mean over the classes) and training loss: of the last evaluation, mean ± standard
+  deviation over the seeds.
 - overhead: time a step spent drawing, fetching and updating the sampler, in percent of the rest of the step; for
   uniform that of its plain loader.
 """
@@ -103,12 +100,11 @@ def _row(label: str, runs: Sequence[Run], baselines: Sequence[Run] | None) -> tu
 
 def _arrival_cells(reached: Arrival | None, seeds: str) -> tuple[str, ...]:
     if reached is None:
-        return (MISSING, MISSING, MISSING, MISSING, seeds)
+        return (MISSING, MISSING, MISSING, seeds)
     return (
         f"{reached.steps:,.0f}",
         f"{reached.seconds:.1f}",
         f"{reached.of_uniform:.2f}",
-        f"{reached.of_budget:.2f}",
         seeds,
     )
 

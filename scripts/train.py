@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from approx_is import available_predictors
 from configuration import BASELINE, OBSERVATIONS, Config
 from evaluation import Evaluation
 from methods import Method
@@ -32,13 +33,18 @@ def main() -> None:
     try:
         config = Config(**training_options(arguments), **method_options(arguments))
         training = Training(config, load_task(config.dataset, arguments.data_dir))
+        arguments.out.mkdir(parents=True, exist_ok=True)
     except (ValueError, TypeError, OSError, ImportError) as error:
         sys.exit(f"train.py: error: {error}")
-    arguments.out.mkdir(parents=True, exist_ok=True)
     write_atomically(arguments.out / CONFIG_FILE, config_text(config))
-    evaluations = train(training, arguments.out / METRICS_FILE)
+    evaluations: list[Evaluation] = []
+    try:
+        train(training, evaluations, arguments.out / METRICS_FILE)
+    except KeyboardInterrupt:
+        print(f"train.py: stopped at step {training.step}; what there is was saved", file=sys.stderr)
     torch.save(training.state_dict(), arguments.out / "checkpoint.pt")
-    plot_runs({Method.of(config).label: [evaluations]}, training.task, config, arguments.out / "curves.png")
+    if evaluations:
+        plot_runs({Method.of(config).label: [evaluations]}, training.task, config, arguments.out / "curves.png")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -49,7 +55,7 @@ def parse_arguments() -> argparse.Namespace:
     option(
         "--predictor",
         default=Config.predictor,
-        help=f"{BASELINE}: plain training without approx_is (default: %(default)s)",
+        help=f"{', '.join(available_predictors())}; {BASELINE}: plain training (default: %(default)s)",
     )
     option("--k", type=float, default=Config.k, help="bias exponent, at most 1; 1 is unbiased (default: %(default)s)")
     option(
@@ -79,9 +85,8 @@ def method_options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(arguments, name) for name in names}
 
 
-def train(training: Training, metrics_file: Path) -> list[Evaluation]:
-    """Train to the end with a live progress bar; write a row of metrics at each evaluation, and return them all."""
-    evaluations: list[Evaluation] = []
+def train(training: Training, evaluations: list[Evaluation], metrics_file: Path) -> None:
+    """Train to the end with a live progress bar; append to `evaluations`, and write them row by row."""
     with metrics_file.open("w", encoding="utf-8") as file, tqdm(total=training.config.steps, unit="step") as bar:
         for step in training.steps():
             bar.update()
@@ -91,7 +96,6 @@ def train(training: Training, metrics_file: Path) -> list[Evaluation]:
                 file.flush()
             if step % LIVE_REFRESH_STEPS == 0 or training.evaluation_due:
                 bar.set_postfix_str(live_line(training, evaluations), refresh=False)
-    return evaluations
 
 
 def live_line(training: Training, evaluations: list[Evaluation]) -> str:

@@ -126,7 +126,6 @@ class TestCompare:
         arrival = scripts("tables").arrival([run(0.2, 0.1, 0.1, 0.3), run(0.4, 0.3, 0.2, 0.2)], baselines)
         assert (arrival.seeds, arrival.steps, arrival.seconds) == (1, 100, 1.0)
         assert arrival.of_uniform == pytest.approx(1 / 2)
-        assert arrival.of_budget == pytest.approx(1 / 4)
         assert scripts("tables").arrival([run(0.9), run(0.9)], baselines) is None
         assert scripts("tables").arrival(baselines, baselines).of_uniform == 1
 

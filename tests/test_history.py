@@ -1,0 +1,313 @@
+"""The history against a plain model, its files, its states, and what it refuses."""
+
+import math
+from collections import deque
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from laws import assert_all_finite, assert_same, assert_unchanged, snapshot, through_file
+
+from approx_is import LossHistory
+from approx_is.history import average_duplicates
+
+NUM_SAMPLES = 5
+EVERY = torch.arange(NUM_SAMPLES)
+VALUES = st.integers(0, 8000).map(lambda eighths: eighths / 8)  # their sums are exact: the order does not matter
+BATCHES = st.lists(
+    st.tuples(st.integers(1, 20), st.lists(st.tuples(st.integers(0, NUM_SAMPLES - 1), VALUES), max_size=8)),
+    max_size=25,
+)
+
+
+class Model:
+    """What the history does, with deques of (value, step)."""
+
+    def __init__(self, window):
+        self.window = window
+        self.samples = [deque(maxlen=window) for _ in range(NUM_SAMPLES)]
+
+    def append(self, pairs, step):
+        for index in {index for index, _ in pairs}:
+            values = [value for other, value in pairs if other == index]
+            self.samples[index].append((sum(values) / len(values), step))
+
+    def recent(self, dtype):
+        rows = [[value for value, _ in sample] for sample in self.samples]
+        return torch.tensor([self._pad(row) for row in rows], dtype=torch.float32).to(dtype)
+
+    def gaps(self, now):
+        rows = [[step for _, step in sample] for sample in self.samples]
+        rows = [[after - step for step, after in zip(row, [*row, now][1:], strict=True)] for row in rows]
+        return torch.tensor([self._pad(row) for row in rows], dtype=torch.float32)
+
+    def counts(self):
+        return torch.tensor([len(sample) for sample in self.samples])
+
+    def last(self, dtype):
+        last = [sample[-1][0] if sample else 0.0 for sample in self.samples]
+        return torch.tensor(last, dtype=torch.float32).to(dtype)
+
+    def _pad(self, row):
+        return row + [0] * (self.window - len(row))
+
+
+def append(history, pairs, step, dtype=torch.float32):
+    indices = torch.tensor([index for index, _ in pairs], dtype=torch.int64)
+    history.append(indices, torch.tensor([value for _, value in pairs], dtype=dtype), step)
+
+
+def filled(window=4, **arguments):
+    history = LossHistory(NUM_SAMPLES, window, **arguments)
+    for step in range(1, 10):
+        append(history, [(step % 3, float(step)), (3, 0.0)], step)
+    return history
+
+
+def assert_equal_to_model(history, model, step, dtype):
+    assert torch.equal(history.recent(EVERY), model.recent(dtype))
+    assert torch.equal(history.gaps(EVERY, step + 3), model.gaps(step + 3))
+    assert torch.equal(history.counts(EVERY), model.counts())
+    assert torch.equal(history.last(EVERY), model.last(dtype))
+
+
+@given(st.integers(1, 12), st.sampled_from([torch.float16, torch.bfloat16, torch.float32]), BATCHES)
+def test_the_history_is_a_deque_of_averaged_batches(window, dtype, batches):
+    history, model = LossHistory(NUM_SAMPLES, window, dtype=dtype), Model(window)
+    step = 0
+    for wait, pairs in batches:
+        step += wait
+        append(history, pairs, step)
+        model.append(pairs, step)
+        assert_equal_to_model(history, model, step, dtype)
+
+
+@given(st.integers(1, 12), BATCHES)
+def test_a_float64_history_of_float64_values_is_a_deque_too(window, batches):
+    history, model = LossHistory(NUM_SAMPLES, window, dtype=torch.float64), Model(window)
+    step = 0
+    for wait, pairs in batches:
+        step += wait
+        append(history, pairs, step, torch.float64)
+        model.append(pairs, step)
+    torch.testing.assert_close(history.recent(EVERY), model.recent(torch.float64), rtol=1e-6, atol=0)
+    assert torch.equal(history.counts(EVERY), model.counts())
+
+
+def test_twelve_updates_leave_the_last_ten_in_order():
+    history = LossHistory(NUM_SAMPLES, 10)
+    for step in range(12):
+        append(history, [(2, 100.0 + step)], step)
+    (recent,) = history.recent(torch.tensor([2]))
+    assert recent.tolist() == [102.0, 103.0, 104.0, 105.0, 106.0, 107.0, 108.0, 109.0, 110.0, 111.0]
+    assert history.counts(torch.tensor([2, 0])).tolist() == [10, 0]
+    assert history.last(torch.tensor([2, 0])).tolist() == [111.0, 0.0]
+
+
+@pytest.mark.parametrize("window", [1, 2, 127])
+def test_the_ring_goes_round_many_times(window):
+    history = LossHistory(1, window)
+    for step in range(3 * window + 1):
+        append(history, [(0, float(step))], step)
+        (recent,) = history.recent(torch.tensor([0]))
+        assert recent[: min(step + 1, window)].tolist() == list(range(max(0, step + 1 - window), step + 1))
+
+
+def test_a_loss_of_exactly_0_counts():
+    history = LossHistory(NUM_SAMPLES, 3)
+    append(history, [(1, 0.0)], 1)
+    assert history.counts(EVERY).tolist() == [0, 1, 0, 0, 0]
+    assert float(history.coverage()) == pytest.approx(0.2)
+
+
+def test_entries_of_the_same_sample_are_averaged_in_any_order():
+    history = LossHistory(NUM_SAMPLES, 3)
+    append(history, [(4, 1.0), (0, 7.0), (4, 2.0), (4, 6.0)], 1)
+    assert history.recent(torch.tensor([0, 4])).tolist() == [[7.0, 0.0, 0.0], [3.0, 0.0, 0.0]]
+    assert history.counts(EVERY).tolist() == [1, 0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("gap", [1, 2, 100, 255, 256])
+def test_gaps_of_up_to_256_steps_are_exact(gap):
+    history = LossHistory(1, 3)
+    for step in (5, 5 + gap):
+        append(history, [(0, 1.0)], step)
+    assert history.gaps(torch.tensor([0]), 5 + 2 * gap).tolist() == [[gap, gap, 0.0]]
+
+
+def test_the_gap_after_the_latest_observation_is_exact_at_any_size():
+    history = LossHistory(1, 2)
+    append(history, [(0, 1.0)], 1)
+    assert history.gaps(torch.tensor([0]), 1 + 1_000_001).tolist() == [[1_000_001.0, 0.0]]
+
+
+def test_large_gaps_between_observations_are_right_to_three_parts_in_a_thousand():
+    history = LossHistory(1, 2)
+    for step in (0, 1_000_001):
+        append(history, [(0, 1.0)], step)
+    assert history.gaps(torch.tensor([0]), 1_000_001)[0, 0].item() == pytest.approx(1_000_001, rel=4e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_huge_values_become_the_largest_that_is_stored(dtype):
+    history = LossHistory(2, 3, dtype=dtype)
+    append(history, [(0, 1e300)], 1, torch.float64)
+    assert history.last(torch.tensor([0])).item() == torch.finfo(dtype).max
+    assert_all_finite(history.state_dict())
+
+
+def test_1e30_in_float16_becomes_65504():
+    history = LossHistory(2, 3, dtype=torch.float16)
+    append(history, [(0, 1e30)], 1)
+    assert history.last(torch.tensor([0])).item() == 65504.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_history_wider_than_the_values_stores_them(dtype):
+    narrower = {torch.float32: torch.float16, torch.float64: torch.float32}[dtype]
+    history = LossHistory(2, 3, dtype=dtype)
+    append(history, [(0, 1.5)], 1, narrower)
+    assert history.last(torch.tensor([0])).item() == 1.5
+
+
+def test_an_empty_batch_changes_the_step_only():
+    history = filled()
+    before = snapshot(history)
+    append(history, [], 20)
+    assert_same({**snapshot(history), "step": before["step"]}, before)
+    assert history.step == 20
+
+
+def test_reading_changes_nothing():
+    history = filled()
+    with assert_unchanged(history):
+        history.recent(EVERY)
+        history.gaps(EVERY, 20)
+        history.last(EVERY)
+        history.counts(EVERY)
+        history.coverage()
+
+
+def test_reading_no_samples_gives_empty_answers():
+    history, none = filled(), torch.empty(0, dtype=torch.int64)
+    assert history.recent(none).shape == (0, 4)
+    assert history.gaps(none, 20).shape == (0, 4)
+    assert history.counts(none).shape == (0,)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_memory_use_is_what_the_docstring_says(dtype):
+    state = LossHistory(7, 10, dtype=dtype).state_dict()
+    size = sum(tensor.nbytes for tensor in state.values() if isinstance(tensor, torch.Tensor))
+    assert size == 7 * (10 * (dtype.itemsize + 2) + 5)
+
+
+def test_a_history_in_files_is_as_one_in_memory(tmp_path):
+    assert_same(filled(path=tmp_path / "new" / "folder").state_dict(), filled().state_dict())
+
+
+def test_what_is_observed_is_in_the_files(tmp_path):
+    history = filled(path=tmp_path)
+    for name, buffer in history.state_dict().items():
+        if name != "step":
+            content = bytearray((tmp_path / f"{name}.bin").read_bytes())
+            assert torch.equal(torch.frombuffer(content, dtype=buffer.dtype).view(buffer.shape), buffer), name
+
+
+def test_files_from_before_are_overwritten(tmp_path):
+    filled(path=tmp_path)
+    assert_same(LossHistory(NUM_SAMPLES, 4, path=tmp_path).state_dict(), LossHistory(NUM_SAMPLES, 4).state_dict())
+
+
+def test_a_state_loads_into_files(tmp_path):
+    restored = LossHistory(NUM_SAMPLES, 4, path=tmp_path)
+    restored.load_state_dict(through_file(filled().state_dict()))
+    assert_same(restored.state_dict(), filled().state_dict())
+    stored = torch.frombuffer(bytearray((tmp_path / "values.bin").read_bytes()), dtype=torch.float32)
+    assert torch.equal(stored.view(NUM_SAMPLES, 4), filled().state_dict()["values"])
+
+
+def test_a_restored_history_goes_on_as_the_original():
+    original, restored = filled(), LossHistory(NUM_SAMPLES, 4)
+    restored.load_state_dict(through_file(original.state_dict()))
+    for history in (original, restored):
+        append(history, [(0, 3.0), (4, 2.0)], 15)
+    assert_same(restored.state_dict(), original.state_dict())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        LossHistory(NUM_SAMPLES, 3),
+        LossHistory(NUM_SAMPLES + 1, 4),
+        LossHistory(NUM_SAMPLES, 4, dtype=torch.float16),
+    ],
+    ids=["window", "size", "dtype"],
+)
+def test_a_state_of_another_shape_changes_nothing(other):
+    history = filled()
+    with assert_unchanged(history), pytest.raises(ValueError, match=r"LossHistory\.load_state_dict.*another data set"):
+        history.load_state_dict(other.state_dict())
+
+
+def test_an_incomplete_state_changes_nothing():
+    history = filled()
+    state = LossHistory(NUM_SAMPLES, 4).state_dict()
+    del state["writes"]
+    with assert_unchanged(history), pytest.raises(ValueError, match=r"missing \['writes'\]"):
+        history.load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("indices", "values", "message"),
+    [
+        ([0, 5], [1.0, 1.0], r"indices\)` must be in \[0, 5\); got entries from 0 to 5"),
+        ([-1, 0], [1.0, 1.0], r"indices\)` must be in \[0, 5\); got entries from -1 to 0"),
+        ([0.0, 1.0], [1.0, 1.0], r"must be an integer tensor of shape \[B\]; got torch\.float32 \[2\]"),
+        ([[0, 1]], [[1.0, 1.0]], r"must be an integer tensor of shape \[B\]; got torch\.int64 \[1, 2\]"),
+        ([True, False], [1.0, 1.0], r"must be an integer tensor of shape \[B\]; got torch\.bool \[2\]"),
+        ([0, 1], [1.0], r"values\)` must have shape \[2\], one value each; got \[1\]"),
+        ([0, 1], [[1.0], [1.0]], r"values\)` must have shape \[2\], one value each; got \[2, 1\]"),
+        ([0, 1], [1.0, -1e-6], "must be finite and at least 0"),
+        ([0, 1], [1.0, math.nan], "must be finite and at least 0"),
+        ([0, 1], [1.0, math.inf], "must be finite and at least 0"),
+        ([0, 0], [1.0, math.nan], "must be finite and at least 0"),
+    ],
+)
+def test_bad_input_changes_nothing(indices, values, message):
+    history = filled()
+    with assert_unchanged(history), pytest.raises(ValueError, match=message):
+        history.append(torch.tensor(indices), torch.tensor(values), 30)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"num_samples": 0}, ValueError, r"num_samples=\.\.\.\)` must be at least 1; got 0"),
+        ({"num_samples": 2.5}, TypeError, r"num_samples=\.\.\.\)` must be an integer; got 2\.5"),
+        ({"num_samples": 2, "window": 0}, ValueError, r"window=\.\.\.\)` must be in \[1, 127\]; got 0"),
+        ({"num_samples": 2, "window": 128}, ValueError, r"window=\.\.\.\)` must be in \[1, 127\]; got 128"),
+        ({"num_samples": 2, "dtype": torch.int32}, ValueError, r"must be one of .*; got torch\.int32"),
+        ({"num_samples": 2, "device": "meta", "path": "unused"}, ValueError, "got device=meta. Drop one of the two"),
+    ],
+)
+def test_arguments_out_of_bounds_are_refused(arguments, error, message):
+    with pytest.raises(error, match=message):
+        LossHistory(**arguments)
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), VALUES), max_size=12))
+def test_averaging_duplicates_twice_changes_nothing(pairs):
+    indices = torch.tensor([index for index, _ in pairs], dtype=torch.int64)
+    values = torch.tensor([value for _, value in pairs], dtype=torch.float32)
+    once = average_duplicates(indices, values)
+    assert torch.equal(average_duplicates(indices, once), once)
+    for index, average in zip(indices.tolist(), once.tolist(), strict=True):
+        assert average == values[indices == index].double().mean().float().item()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_averages_of_large_values_do_not_overflow(dtype):
+    values = torch.full((8,), torch.finfo(dtype).max / 4, dtype=dtype)
+    assert torch.equal(average_duplicates(torch.tensor([3] * 8), values), values)

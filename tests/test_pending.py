@@ -1,0 +1,176 @@
+from collections import deque
+from itertools import islice
+
+import pytest
+import torch
+from laws import assert_same, assert_same_draws, assert_unchanged, make_sampler, snapshot, through_file
+
+from approx_is.pending import PendingDraws
+
+
+def make_pending(num_samples=10, batch_size=4, num_batches=3, **arguments):
+    return PendingDraws(make_sampler(num_samples, batch_size, **arguments), num_batches)
+
+
+def take_epoch(pending, ahead=0):
+    """Take an epoch's draws in the order of the requests, with some requests made ahead."""
+    iteration, requests, draws = pending.begin(), iter(pending), []
+    waiting = deque(islice(requests, ahead + 1))
+    while waiting:
+        request = waiting.popleft()
+        draws.append(pending.take(request.serial, iteration))
+        assert draws[-1].indices.tolist() == request.indices
+        waiting.extend(islice(requests, 1))
+    pending.end(iteration)
+    return draws
+
+
+def test_length_is_the_number_of_batches():
+    assert len(make_pending(num_batches=3)) == 3
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 2, 5])
+def test_an_epoch_has_its_batches_however_many_are_asked_for_ahead(ahead):
+    pending = make_pending()
+    assert [len(draw) for draw in take_epoch(pending, ahead)] == [4, 4, 2]
+    assert [len(draw) for draw in take_epoch(pending, ahead)] == [4, 4, 4]
+
+
+def test_batches_may_come_back_out_of_turn():
+    pending = make_pending()
+    iteration = pending.begin()
+    requests = list(pending)
+    for request in reversed(requests):
+        assert pending.take(request.serial, iteration).indices.tolist() == request.indices
+
+
+def test_requests_carry_plain_integers():
+    pending = make_pending()
+    pending.begin()
+    request = next(iter(pending))
+    assert {type(index) for index in request.indices} == {int}
+
+
+def test_draws_of_an_epoch_broken_off_are_forgotten():
+    pending = make_pending()
+    iteration = pending.begin()
+    first = list(pending)
+    pending.take(first[0].serial, iteration)
+    pending.begin()
+    second = list(pending)
+    assert len(second) == 3
+    assert {request.serial for request in first}.isdisjoint(request.serial for request in second)
+
+
+@pytest.mark.parametrize("taken", [0, 1, 2])
+def test_samples_of_the_first_epoch_that_were_forgotten_come_again(taken):
+    pending = make_pending()
+    iteration = pending.begin()
+    requests = list(pending)
+    for request in requests[:taken]:
+        pending.take(request.serial, iteration)
+    pending.end(iteration)
+    pending.begin()
+    assert [request.indices for request in pending][: 3 - taken] == [request.indices for request in requests[taken:]]
+
+
+def test_only_the_current_iteration_can_be_ended():
+    pending = make_pending()
+    first = pending.begin()
+    second = pending.begin()
+    request = next(iter(pending))
+    pending.end(first)
+    assert pending.take(request.serial, second).indices.tolist() == request.indices
+
+
+def test_requests_end_when_another_iteration_begins():
+    pending = make_pending()
+    pending.begin()
+    requests = iter(pending)
+    next(requests)
+    pending.begin()
+    assert list(requests) == []
+
+
+def test_loading_a_state_ends_the_iteration_under_way():
+    pending = make_pending()
+    iteration = pending.begin()
+    request = next(iter(pending))
+    pending.load_state_dict(snapshot(pending))
+    with pytest.raises(RuntimeError, match="ended when another one began"):
+        pending.take(request.serial, iteration)
+
+
+def test_an_iteration_ends_when_another_begins():
+    pending = make_pending()
+    first = pending.begin()
+    request = next(iter(pending))
+    pending.begin()
+    with pytest.raises(RuntimeError, match="This iteration over an `ApproxSampler` ended when another one began"):
+        pending.take(request.serial, first)
+
+
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_a_restored_epoch_goes_on_with_the_pending_draws(ahead):
+    pending, resumed = make_pending(), make_pending()
+    iteration, requests = pending.begin(), iter(pending)
+    for _ in range(ahead + 1):
+        request = next(requests)
+    pending.take(request.serial - ahead, iteration)
+    resumed._sampler.load_state_dict(snapshot(pending._sampler))
+    resumed.load_state_dict(through_file(pending.state_dict()))
+    assert_same(snapshot(resumed), snapshot(pending))
+    iteration = resumed.begin()
+    draws = [resumed.take(request.serial, iteration) for request in resumed]
+    assert len(draws) == 2
+    expected = [pending.take(serial, 1) for serial in list(pending._draws)]
+    expected += [pending.take(request.serial, 1) for request in requests]
+    assert_same_draws(draws, expected)
+
+
+def test_a_restored_draw_can_be_used_for_an_update():
+    pending, resumed = make_pending(), make_pending()
+    pending.begin()
+    request = next(iter(pending))
+    resumed.load_state_dict(snapshot(pending))
+    draw = resumed.take(request.serial, resumed.begin())
+    resumed._sampler.update(draw, torch.ones(4))
+    assert resumed._sampler.metrics()["step"] == 1
+
+
+def test_only_one_epoch_is_resumed():
+    pending, resumed = make_pending(), make_pending()
+    iteration = pending.begin()
+    pending.take(next(iter(pending)).serial, iteration)
+    resumed.load_state_dict(snapshot(pending))
+    assert len(take_epoch(resumed)) == 2
+    assert len(take_epoch(resumed)) == 3
+
+
+@pytest.mark.parametrize(
+    ("damage", "match"),
+    [
+        (lambda state: state.pop("taken"), r"\['pending'\]` has not the expected entries: missing \['taken'\]"),
+        (lambda state: state.update(taken=1.0), r"\['pending'\]\['taken'\]` must be of type int; got float"),
+        (lambda state: state["draws"][0].pop("weights"), r"\['draws'\]` .* missing \['weights'\]"),
+        (lambda state: state["draws"][0].pop("indices"), r"\['draws'\]` .* missing \['indices'\]"),
+        (
+            lambda state: state["draws"][0].update(weights=torch.ones(4).double()),
+            r"\['weights'\]` must be torch.float32 \[4\]; got torch.float64",
+        ),
+        (
+            lambda state: state["draws"][0].update(probabilities=torch.ones(3).double()),
+            r"\['probabilities'\]` must be torch.float64 \[4\]; got torch.float64 \[3\]",
+        ),
+        (lambda state: state["draws"][0].update(indices=[1, 2, 3, 4]), r"\['pending'\]\['draws'\]\['.*'\]` must be"),
+        (lambda state: state.pop("draws"), r"missing \['draws'\]"),
+    ],
+)
+def test_damaged_state_is_refused_and_changes_nothing(damage, match):
+    pending, resumed = make_pending(), make_pending()
+    pending.begin()
+    next(iter(pending))
+    state = snapshot(pending)
+    damage(state)
+    with assert_unchanged(resumed), pytest.raises(ValueError, match=match):
+        resumed.load_state_dict(state)

@@ -1,0 +1,136 @@
+import pytest
+import torch
+from laws import (
+    assert_is_distribution,
+    assert_same,
+    assert_unbiased_by_enumeration,
+    assert_unchanged,
+    snapshot,
+    through_file,
+)
+
+from approx_is import AdaptiveSmoothing, ConstantSmoothing, importance_weights
+from approx_is.proposal import Proposal
+from approx_is.smoothing import make_smoothing
+
+IMPORTANCE = torch.tensor([0.0, 4.0, 1.0, 0.0, 0.5, 2.5])
+SIZE = len(IMPORTANCE)
+
+every_smoothing = pytest.mark.parametrize("smoothing", ["adaptive", 0.0, 0.3, 20.0])
+
+
+def make(smoothing="adaptive", importance=IMPORTANCE, seed=0):
+    proposal = Proposal(len(importance), make_smoothing(smoothing), seed=seed, device=torch.device("cpu"))
+    proposal.set_importance(torch.arange(len(importance)), importance)
+    return proposal
+
+
+@every_smoothing
+def test_probabilities_are_those_of_smoothed_importance(smoothing):
+    proposal = make(smoothing)
+    smoothed = IMPORTANCE.double() + proposal.constant
+    assert_is_distribution(proposal.probabilities())
+    torch.testing.assert_close(proposal.probabilities(), smoothed / smoothed.sum())
+    assert torch.equal(proposal.probabilities(torch.tensor([4, 1])), proposal.probabilities()[[4, 1]])
+
+
+@every_smoothing
+def test_probabilities_are_unbiased_by_enumeration(smoothing):
+    probabilities = make(smoothing).probabilities()
+    assert_unbiased_by_enumeration(probabilities, importance_weights(probabilities, SIZE))
+
+
+@every_smoothing
+@pytest.mark.parametrize("importance", [IMPORTANCE, torch.zeros(SIZE)], ids=["uneven", "nothing"])
+def test_a_grid_of_random_numbers_is_shared_out_by_the_probabilities(smoothing, importance, monkeypatch):
+    # the mixture's choice of component, and the choice within it, each on a grid of 300: all 90,000 combinations
+    proposal, grid = make(smoothing, importance), (torch.arange(300, dtype=torch.float64) + 0.5) / 300
+    component, within = torch.cartesian_prod(grid, grid).T
+    answers = iter([torch.stack([component, within]), torch.stack([torch.full_like(within, 0.5), within])])
+    monkeypatch.setattr(torch, "rand", lambda *shape, **_: next(answers))
+    indices, probabilities = proposal.draw(90_000)
+    assert torch.equal(probabilities, proposal.probabilities()[indices])
+    shares = torch.bincount(indices, minlength=SIZE) / 90_000
+    torch.testing.assert_close(shares.double(), proposal.probabilities(), rtol=0, atol=0.005)
+
+
+@every_smoothing
+def test_draws_from_a_pool_carry_their_probabilities(smoothing):
+    pool, importance = torch.tensor([5, 0, 5, 2]), torch.tensor([2.5, 0.0, 2.5, 1.0])
+    proposal = make(smoothing)
+    constant = max(0.5 * 1.5 if smoothing == "adaptive" else smoothing, 1.5e-6)
+    within = dict(zip([5, 0, 2], (torch.tensor([2.5, 0, 1]).double() + constant) / (6 + 4 * constant), strict=True))
+    indices, probabilities = proposal.draw_from_pool(50, pool, importance)
+    expected = torch.stack([within[index] * 4 / SIZE for index in indices.tolist()])
+    torch.testing.assert_close(probabilities, expected)
+
+
+def test_pools_are_drawn_from_all():
+    pool = make().draw_pool(1000)
+    assert pool.shape == (1000,)
+    assert pool.unique().tolist() == list(range(SIZE))
+
+
+def test_importance_is_what_was_set():
+    proposal = make()
+    proposal.set_importance(torch.tensor([3, 0]), torch.tensor([7.0, 0.25]))
+    assert proposal.importance(torch.tensor([0, 1, 3])).tolist() == [0.25, 4.0, 7.0]
+
+
+def test_smoothing_hears_what_was_observed():
+    proposal = make(AdaptiveSmoothing(0.5))
+    assert float(proposal.constant) == pytest.approx(0.5 * 8 / 6)
+    proposal.observe_mean(torch.tensor(6.0, dtype=torch.float64))
+    assert float(proposal.constant) == pytest.approx(3.0)
+
+
+def test_a_million_samples_beside_one_enormous_one_stay_within_reach():
+    importance = torch.ones(10**6)
+    importance[123_456] = 1e30
+    for smoothing, largest in (("adaptive", 3.0), (0.0, 1e6 + 1)):
+        proposal = make(smoothing, importance)
+        assert_is_distribution(proposal.probabilities())
+        _, probabilities = proposal.draw(1000)
+        weights = importance_weights(probabilities, 10**6)
+        assert bool((weights > 0).all())
+        assert float(importance_weights(proposal.probabilities(), 10**6).max()) <= largest * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 64, 65, 262_144, 262_145, 300_000])
+def test_draws_are_uniform_without_any_importance(size):
+    proposal = make("adaptive", torch.zeros(size))
+    indices, probabilities = proposal.draw(1000)
+    assert 0 <= int(indices.min()) <= int(indices.max()) < size
+    assert torch.equal(probabilities, torch.full((1000,), 1 / size, dtype=torch.float64))
+
+
+def test_draws_follow_the_seed():
+    draws = [make(seed=seed).draw(50)[0].tolist() for seed in (0, 0, 1)]
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_a_restored_proposal_goes_on_to_the_bit():
+    proposal, restored = make(), make(importance=torch.ones(SIZE), seed=5)
+    proposal.observe_mean(torch.tensor(6.0, dtype=torch.float64))
+    proposal.draw(7)
+    restored.load_state_dict(through_file(proposal.state_dict()))
+    assert_same(snapshot(restored), snapshot(proposal))
+    assert torch.equal(restored.draw(50)[0], proposal.draw(50)[0])
+
+
+@pytest.mark.parametrize(
+    ("damage", "match"),
+    [
+        (lambda state: state.pop("tree"), r"missing \['tree'\]"),
+        (lambda state: state["tree"]["leaves"].fill_(-1), r"\['leaves'\]` must be finite and at least 0"),
+        (lambda state: state["smoothing"].update(constant=0.5), "made with `smoothing` = 0.5; this one has 0.3"),
+        (lambda state: state["generator"].zero_(), r"\['generator'\]` is no state of a random generator"),
+    ],
+    ids=["missing", "negative", "other smoothing", "generator"],
+)
+def test_a_damaged_state_changes_nothing(damage, match):
+    proposal = make(ConstantSmoothing(0.3))
+    state = snapshot(proposal)
+    damage(state)
+    with assert_unchanged(proposal), pytest.raises(ValueError, match=match):
+        proposal.load_state_dict(state)
