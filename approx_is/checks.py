@@ -69,9 +69,10 @@ def check_indices(indices: Tensor, num_items: int, argument: str) -> Tensor:
 
 
 def check_not_negative(values: Tensor, argument: str) -> None:
-    """Raise if an importance is negative: float [B], none of them NaN."""
-    if len(values) and bool(values.min() < 0):
+    """Raise if a finite importance, real [B], is negative."""
+    negative = (values < 0) & values.isfinite()
+    if bool(negative.any()):
         raise ValueError(
-            f"`{argument}` must be at least 0; got {float(values.min())}. Where the loss can be negative, observe a "
-            "gradient norm or another non-negative importance."
+            f"`{argument}` must be at least 0; got {float(values[negative].min())}. Where the loss can be negative, "
+            "observe a gradient norm or another non-negative importance."
         )

@@ -53,7 +53,8 @@ def captured(importance: Tensor, probabilities: Tensor) -> float:
         probabilities: probability of each sample, float [N].
 
     Returns:
-        The share; NaN where all importances are equal and there is nothing to capture.
+        The share; NaN where all importances are equal and there is nothing to capture, −∞ where a sample that matters
+        has probability 0.
 
     Example:
         >>> captured(torch.tensor([1.0, 3.0]), torch.tensor([0.25, 0.75]))
@@ -146,4 +147,6 @@ def _ratio(numerator: Tensor, denominator: Tensor) -> float:
 
 
 def _log_share(ratio: float, ideal: float) -> float:
-    return math.log(ratio) / math.log(ideal) if ideal > 1 else math.nan
+    if ideal <= 1:
+        return math.nan
+    return math.log(ratio) / math.log(ideal) if ratio > 0 else -math.inf

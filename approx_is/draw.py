@@ -103,9 +103,11 @@ def check_per_sample(values: Tensor, batch_size: int, argument: str) -> None:
     """Raise unless `values` is a tensor of shape [batch_size]."""
     if not isinstance(values, Tensor):
         raise TypeError(f"`{argument}` must be a tensor of shape [{batch_size}]; got {type(values).__name__}.")
+    if values.is_complex():
+        raise ValueError(f"`{argument}` must be real; got {values.dtype}.")
     if values.shape == (batch_size,):
         return
-    remedy = "Flatten or reduce them to one value a sample."
+    remedy = "Pass losses rather than the model's outputs, reduced to one value a sample."
     if values.ndim == 0:
         remedy = 'Compute the loss with reduction="none".'
     raise ValueError(

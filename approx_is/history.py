@@ -95,6 +95,7 @@ class LossHistory:
         if step < self.step:
             raise ValueError(f"`LossHistory.append(step)` must be at least {self.step}, the last one; got {step}.")
         values = values.detach().to(self.device)
+        values = values if values.is_floating_point() else values.double()
         self.append_averaged(indices, average_duplicates(indices, values), step)
 
     def append_averaged(self, indices: Tensor, values: Tensor, step: int) -> None:

@@ -49,7 +49,7 @@ class ImportanceSampler:
         predictor: a name (`available_predictors()`), a factory (see `PredictorFactory`) or an instance.
         k: bias exponent in (−∞, 1]: 1 is unbiased, below it hard samples count for more.
         labels: class of each sample, integer [N] or [N, 1]; None to do without.
-        num_classes: number of classes C; None for the largest label + 1.
+        num_classes: number of classes C; None for the largest label + 1; not used without labels.
         smoothing: "adaptive" (half the mean importance), a constant ≥ 0, an `AdaptiveSmoothing` or `ConstantSmoothing`.
         window: observations remembered of each sample, in [1, 127].
         candidates: draw each batch from that many uniformly chosen samples, predicted just then, rather than from all:
@@ -116,7 +116,7 @@ class ImportanceSampler:
         self._learner = Learner(history, built, labels, num_classes, rolling=math.ceil(batch_size / refresh))
         self._diagnostics = RunningDiagnostics(device=self.device)
         self._owner = object()
-        self._step = 0
+        self.step = 0
         self._not_finite = 0
 
     def draw(self, batch_size: int | None = None) -> Draw:
@@ -156,14 +156,15 @@ class ImportanceSampler:
         ticket = check_ticket(draw, self._owner)
         check_per_sample(observed, len(draw), "update(observed)")
         indices, probabilities, weights = (t.to(self.device) for t in (draw.indices, draw.probabilities, draw.weights))
-        observed = observed.detach().to(self.device, torch.float32)
+        observed = observed.detach().to(self.device)
+        check_not_negative(observed, "update(observed)")
+        observed = observed.to(torch.float32)
         finite = observed.isfinite()
         num_left_out = len(finite) - int(finite.count_nonzero())
         if num_left_out:
             indices, probabilities, weights, observed = (t[finite] for t in (indices, probabilities, weights, observed))
-        check_not_negative(observed, "update(observed)")
         ticket.spent = True
-        self._step += 1
+        self.step += 1
         self._not_finite += num_left_out
         if len(indices):
             unbiased = 1 / (probabilities * self.num_samples)
@@ -195,7 +196,7 @@ class ImportanceSampler:
         """
         return {
             **self._diagnostics.metrics(),
-            "step": float(self._step),
+            "step": float(self.step),
             "coverage": float(self._learner.history.coverage()),
             "smoothing": float(self._proposal.constant),
             "not_finite": float(self._not_finite),
@@ -207,7 +208,10 @@ class ImportanceSampler:
         return Draw(indices, probabilities, weights, Ticket(self._owner, is_warm_up)).to(self.device)
 
     def take_back(self, draws: list[Draw]) -> None:
-        """Forget the latest draws, none of them trained on: those of the first epoch come again."""
+        """Forget the latest draws, none of them trained on: as many samples of the first epoch come again.
+
+        The same ones, unless workers deliver out of turn; then a few are visited twice, and a few not yet.
+        """
         self._warm_up.give_back(sum(len(draw) for draw in draws if draw.is_warm_up))
 
     def state_dict(self) -> dict[str, Any]:
@@ -219,7 +223,7 @@ class ImportanceSampler:
             "version": STATE_VERSION,
             "num_samples": self.num_samples,
             "predictor_class": type(self._learner.predictor).__qualname__,
-            "step": self._step,
+            "step": self.step,
             "not_finite": self._not_finite,
             "proposal": self._proposal.state_dict(),
             "learner": self._learner.state_dict(),
@@ -231,14 +235,15 @@ class ImportanceSampler:
         """Restore a state.
 
         Raises:
-            ValueError: the state is of another version, data set size, predictor or configuration; nothing was changed.
+            ValueError: the state is damaged, or of another version, data set size, predictor, window or smoothing;
+                nothing was changed. Other arguments, such as k, are those that this sampler was built with.
         """
         self._check_state_dict(state)
         self._learner.load_state_dict(state["learner"])  # its predictor may refuse, and so comes first
         self._proposal.load_state_dict(state["proposal"])
         self._warm_up.load_state_dict(state["warm_up"])
         self._diagnostics.load_state_dict(state["diagnostics"])
-        self._step = state["step"]
+        self.step = state["step"]
         self._not_finite = state["not_finite"]
 
     def _check_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -264,7 +269,7 @@ class ImportanceSampler:
 
     def _learn(self, indices: Tensor, observed: Tensor, weights: Tensor, unbiased: Tensor, *, warming_up: bool) -> None:
         predicted = self._proposal.importance(indices)
-        self._learner.learn(indices, average_duplicates(indices, observed), unbiased, self._step)
+        self._learner.learn(indices, average_duplicates(indices, observed), unbiased, self.step)
         observed_mean = self._diagnostics.update(weights, unbiased, observed, predicted, warming_up=warming_up)
         self._proposal.observe_mean(observed_mean)
         due = self._learner.due(indices, warming_up=warming_up)

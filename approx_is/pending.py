@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from approx_is.checks import check_indices
 from approx_is.draw import Draw
 from approx_is.importance_sampler import ImportanceSampler
 from approx_is.loader import BatchRequest
@@ -111,6 +112,7 @@ class PendingDraws:
             has_indices = isinstance(entry, Mapping) and isinstance(entry.get("indices"), Tensor)
             size = entry["indices"].numel() if has_indices else 0
             check_like(entry, _draw_state(0, _blank_draw(size)), f"{where}['draws']")
+            check_indices(entry["indices"], self._sampler.num_samples, f"{where}['draws']['indices']")
 
     def _check_current(self, iteration: int) -> None:
         if iteration != self._iteration:

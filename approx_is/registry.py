@@ -93,7 +93,11 @@ def build_predictor(
         inspect.signature(resolved).bind(*arguments, **options)
     except TypeError as error:
         raise TypeError(f"`predictor_options` do not fit the predictor {predictor!r}: {error}.") from None
-    return resolved(*arguments, **options)
+    built = resolved(*arguments, **options)
+    if not isinstance(built, Predictor):
+        missing = [name for name in ("predict", "update", "state_dict", "load_state_dict") if not hasattr(built, name)]
+        raise TypeError(f"`predictor` must have the methods of `Predictor`; {type(built).__name__} lacks {missing}.")
+    return built
 
 
 def _installed() -> dict[str, EntryPoint]:

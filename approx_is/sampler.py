@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from approx_is.state import check_generator_state, check_like
 
 __all__ = ["ApproxSampler"]
 
+logger = logging.getLogger(__name__)
+
 
 class ApproxSampler:
     """Iterates a DataLoader's batches, drawn by predicted importance, together with the draw that each came from.
@@ -29,14 +32,15 @@ class ApproxSampler:
     The loader is rebuilt with its data set, batch size, workers, collate function, pinning, prefetching and timeout;
     only which samples make up a batch changes. Weights belong to the moment of the draw, so batches that workers fetch
     ahead are weighed correctly. The first epoch visits every sample once, in random order, with weight 1; later ones
-    are as many draws with replacement.
+    are as many batches drawn with replacement.
 
     Args:
         loader: the loader you have; its own shuffling and random generator are not used.
         predictor: a name (`available_predictors()`), a factory (see `PredictorFactory`) or an instance.
         k: bias exponent in (−∞, 1]: 1 is unbiased, below it hard samples count for more.
-        labels: class of each sample, integer [N] or [N, 1]; None for the data set's `targets` or `labels`, if any.
-        num_classes: number of classes C; None for the largest label + 1.
+        labels: class of each sample, integer [N] or [N, 1]; None for the data set's `targets` or `labels` (through
+            `Subset` too) if they are integers in [0, N), else for no classes.
+        num_classes: number of classes C; None for the largest label + 1; not used without labels.
         smoothing: "adaptive" (half the mean importance), a constant ≥ 0, an `AdaptiveSmoothing` or `ConstantSmoothing`.
         window: observations remembered of each sample, in [1, 127].
         candidates: draw each batch from that many uniformly chosen samples, see `ImportanceSampler`.
@@ -130,6 +134,8 @@ class ApproxSampler:
                 serial, batch = next(batches)
                 yield batch, self._pending.take(serial, iteration)
             self.epoch += 1
+            if self._sampler.step == 0:
+                logger.warning("An epoch went by without `update`: nothing was learned, and draws stay uniform.")
         finally:
             self._pending.end(iteration)
             self._worker_state = self._worker_generator.get_state()
@@ -150,13 +156,23 @@ class ApproxSampler:
         return self._sampler.probabilities(indices)
 
     def metrics(self) -> dict[str, float]:
-        """Return figures to log, all floats, see `ImportanceSampler.metrics`."""
+        """Return figures to log, all floats.
+
+        - `observed_importance`: estimated mean of the observed importance over the data set.
+        - `effective_sample_size`: how many equally weighted draws a batch was worth.
+        - `variance_ratio`: second moment of uniform draws over that of these (at k = 1); above 1, these are better.
+        - `captured`: the same as a share of the best possible, in logarithms: 1 the oracle, 0 uniform, below 0 worse.
+        - `calibration`: predicted over observed importance; near 1 is healthy.
+        - `step`, `coverage`, `smoothing`, `not_finite`, `rejected_predictions`: see `ImportanceSampler.metrics`.
+        """
         return self._sampler.metrics()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the complete state, with the draws that workers hold, so that a resumed run goes on bit by bit.
 
-        Take it after `update`, between two batches or two epochs. Tensors are not copied. What workers add at random to
+        Take it after `update`, between two batches or two epochs, and load it with as many workers. Tensors are not
+        copied. Taken inside the loop, it resumes that epoch, of which nothing may be left. What draws from torch's
+        global generators, as dropout does, is yours to save. What workers add at random to
         the samples themselves, as augmentation does, is the same again from the next epoch on, and with persistent
         workers is not, since those keep generators of their own.
         """

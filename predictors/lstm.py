@@ -102,8 +102,9 @@ class LSTMPredictor:
     def update(self, indices: Tensor, observed: Tensor, step: int) -> None:
         """Take one step of Adam towards the observations, from the history as it is before they enter it."""
         self._batch_size = max(self._batch_size, len(indices))
-        with torch.enable_grad():
-            output = self._output(indices, step)
+        with torch.inference_mode(False), torch.enable_grad():
+            observed = observed.clone()  # a tensor of inference mode could not be differentiated through
+            output = self._output(indices.clone(), step)
             scale = _overflow_scale(self._rate(output), observed)
             if self._objective == "poisson":
                 loss = (poisson_deviance(output, observed) / scale).mean()
@@ -121,11 +122,18 @@ class LSTMPredictor:
             "network": dict(self.network.state_dict()),
             "optimizer": [dict(self._optimizer.state[parameter]) for parameter in self.network.parameters()],
             "batch_size": self._batch_size,
+            "objective": self._objective,
+            "inputs": self._inputs,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore network and optimizer; raise `ValueError` before changing anything if they do not fit."""
         check_like(state, self.state_dict(), "LSTMPredictor.load_state_dict(state)")
+        for name, own in {"objective": self._objective, "inputs": self._inputs}.items():
+            if state[name] != own:
+                raise ValueError(
+                    f"The state was made with `LSTMPredictor({name}={state[name]!r})`; this one has {own!r}."
+                )
         self.network.load_state_dict(state["network"])
         for parameter, loaded in zip(self.network.parameters(), state["optimizer"], strict=True):
             for name, value in self._optimizer.state[parameter].items():

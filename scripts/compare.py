@@ -135,9 +135,9 @@ def report(jobs: list[Job], task: Task, out: Path) -> None:
     runs: dict[str, list[list[Evaluation]]] = {}
     for job in jobs:
         runs.setdefault(Method.of(job.config).label, []).append(load_run(job.folder))
-    table = comparison_table(runs)
+    table = f"{comparison_table(runs)}\n{NOTES}"
     print(table)
-    write_atomically(out / "table.md", f"{table}\n{NOTES}")
+    write_atomically(out / "table.md", table)
     plot_runs(runs, task, jobs[0].config, out / "comparison.png")
 
 

@@ -70,9 +70,8 @@ def parse_arguments() -> argparse.Namespace:
     option(
         "--eval-every",
         type=int,
-        default=Config.eval_every,
         metavar="N",
-        help="steps between evaluations (default: %(default)s)",
+        help="steps between evaluations (default: a tenth of all, at most 100)",
     )
     option("--seed", type=int, default=Config.seed, help="(default: %(default)s)")
     option("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
@@ -81,8 +80,9 @@ def parse_arguments() -> argparse.Namespace:
 
 def method_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments of this script as fields of `Config`."""
-    names = ("predictor", "k", "observe", "predictor_options", "eval_every", "seed")
-    return {name: getattr(arguments, name) for name in names}
+    names = ("predictor", "k", "observe", "predictor_options", "seed")
+    eval_every = min(100, max(1, arguments.steps // 10)) if arguments.eval_every is None else arguments.eval_every
+    return {"eval_every": eval_every, **{name: getattr(arguments, name) for name in names}}
 
 
 def train(training: Training, evaluations: list[Evaluation], metrics_file: Path) -> None:

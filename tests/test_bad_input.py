@@ -168,7 +168,7 @@ BAD_OBSERVATIONS = {
     "scalar": (torch.tensor(1.0), ValueError, r'must have shape \[4\].*got shape \[\]\. .*reduction="none"'),
     "too short": (torch.ones(3), ValueError, r"must have shape \[4\], one value a sample; got shape \[3\]"),
     "too long": (torch.ones(5), ValueError, r"must have shape \[4\], one value a sample; got shape \[5\]"),
-    "a column": (torch.ones(4, 1), ValueError, r"got shape \[4, 1\]\. Flatten or reduce"),
+    "a column": (torch.ones(4, 1), ValueError, r"got shape \[4, 1\]\. Pass losses rather"),
     "empty": (torch.ones(0), ValueError, r"got shape \[0\]"),
     "negative": (torch.tensor([1.0, -0.5, 1.0, 1.0]), ValueError, r"`update\(observed\)` must be at least 0; got -0.5"),
     "negative beside nan": (torch.tensor([1.0, -0.5, torch.nan, 1.0]), ValueError, "must be at least 0; got -0.5"),
@@ -290,3 +290,18 @@ class TestDraws:
         _, draw = trained()
         with pytest.raises(ValueError, match=r'weighted_mean\(losses\)` must have shape \[4\].*reduction="none"'):
             draw.weighted_mean(torch.tensor(1.0))
+
+
+@pytest.mark.parametrize(
+    ("observed", "message"),
+    [
+        (torch.tensor([1.0, -1e300], dtype=torch.float64), r"must be at least 0; got -1e\+300"),
+        (torch.ones(2, dtype=torch.complex64), "must be real; got torch.complex64"),
+    ],
+    ids=["beyond float32", "complex"],
+)
+def test_what_a_cast_would_hide_is_refused(observed, message):
+    sampler = ImportanceSampler(4, 2, predictor="last-loss")
+    draw = sampler.draw()
+    with laws.assert_unchanged(sampler), pytest.raises(ValueError, match=message):
+        sampler.update(draw, observed)

@@ -179,3 +179,7 @@ def test_a_state_that_does_not_fit_changes_nothing(damage):
     state = {**RunningDiagnostics().state_dict(), **damage}
     with assert_unchanged(diagnostics), pytest.raises(ValueError, match=r"RunningDiagnostics\.load_state_dict"):
         diagnostics.load_state_dict(state)
+
+
+def test_a_sample_that_matters_and_is_out_of_reach_captures_infinitely_little():
+    assert captured(torch.tensor([1.0, 3.0]), torch.tensor([0.0, 1.0])) == -math.inf

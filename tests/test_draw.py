@@ -73,7 +73,7 @@ def test_a_mean_loss_is_refused_with_the_remedy():
 
 @pytest.mark.parametrize("shape", [(1,), (3,), (2, 1), (1, 2), (0,)])
 def test_losses_of_another_shape_are_refused(shape):
-    with pytest.raises(ValueError, match=r"must have shape \[2\].*got shape \[.*Flatten or reduce"):
+    with pytest.raises(ValueError, match=r"must have shape \[2\].*got shape \[.*Pass losses rather"):
         make_draw().weighted_mean(torch.ones(shape))
 
 

@@ -174,3 +174,13 @@ def test_damaged_state_is_refused_and_changes_nothing(damage, match):
     damage(state)
     with assert_unchanged(resumed), pytest.raises(ValueError, match=match):
         resumed.load_state_dict(state)
+
+
+def test_pending_samples_that_do_not_exist_are_refused():
+    pending, resumed = make_pending(), make_pending()
+    pending.begin()
+    next(iter(pending))
+    state = snapshot(pending)
+    state["draws"][0]["indices"] += 100
+    with assert_unchanged(resumed), pytest.raises(ValueError, match=r"\['indices'\]"):
+        resumed.load_state_dict(state)

@@ -92,3 +92,15 @@ def test_options_of_a_predictor_that_is_built_already_are_refused():
     predictor, _ = make_predictor("uniform", {}, num_samples=4)
     with pytest.raises(ValueError, match="this one is built already"):
         ImportanceSampler(4, 2, predictor=predictor, predictor_options={"decay": 0.5})
+
+
+def test_a_predictor_without_its_methods_is_refused_at_once():
+    class Incomplete:
+        def __init__(self, history, labels, num_classes, generator):
+            pass
+
+        def predict(self, indices):
+            return indices.float()
+
+    with pytest.raises(TypeError, match=r"Incomplete lacks \['update', 'state_dict', 'load_state_dict'\]"):
+        ImportanceSampler(4, 2, predictor=Incomplete)

@@ -427,3 +427,15 @@ class TestResume:
         resumed.load_state_dict(sampler.state_dict())
         with assert_unchanged(sampler):
             train_epoch(resumed)
+
+
+class TestForgottenUpdate:
+    def test_an_epoch_without_update_is_said(self, caplog):
+        list(ApproxSampler(DataLoader(torch.arange(6.0), batch_size=2), predictor="last-loss"))
+        assert "An epoch went by without `update`" in caplog.text
+
+    def test_an_epoch_with_updates_is_not(self, caplog):
+        sampler = ApproxSampler(DataLoader(torch.arange(6.0), batch_size=2), predictor="last-loss")
+        for batch, draw in sampler:
+            sampler.update(draw, batch)
+        assert caplog.text == ""

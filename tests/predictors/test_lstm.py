@@ -13,6 +13,7 @@ from laws import (
     through_file,
 )
 
+from approx_is import ImportanceSampler
 from approx_is.predictors import LastLossPredictor
 from approx_is.predictors.lstm import log_features, poisson_deviance
 
@@ -244,3 +245,18 @@ def test_features_are_logarithms_of_importance_and_age():
     features = log_features(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, math.e - 1]]))
     expected = torch.tensor([[[math.log(1e-4), 0.0], [math.log(1.0001), 1.0]]])
     torch.testing.assert_close(features, expected)
+
+
+def test_it_learns_in_inference_mode():
+    sampler = ImportanceSampler(4, 4, predictor="lstm")
+    with torch.inference_mode():
+        sampler.update(sampler.draw(), torch.ones(4))
+    assert sampler.metrics()["step"] == 1
+
+
+@pytest.mark.parametrize(("name", "value"), [("objective", "squared"), ("inputs", "loss")])
+def test_the_state_of_another_objective_or_other_inputs_is_refused(name, value):
+    own = ImportanceSampler(4, 4, predictor="lstm")
+    other = ImportanceSampler(4, 4, predictor="lstm", predictor_options={name: value})
+    with pytest.raises(ValueError, match=name if name == "objective" else "must be torch.float32"):
+        own.load_state_dict(other.state_dict())
