@@ -1,6 +1,11 @@
 """Importance sampling for PyTorch: train on the samples that matter, predicted from their loss history."""
 
+from approx_is.batch_norm import batch_weights, convert_batch_norm
 from approx_is.draw import Draw
+from approx_is.gain import GainRatio
+from approx_is.gain_lr import GainLR
+from approx_is.gradient_norms import per_sample_gradient_norms
+from approx_is.gradient_signal import half_batch_signal
 from approx_is.history import LossHistory
 from approx_is.importance_sampler import ImportanceSampler
 from approx_is.observe import upper_bound
@@ -16,6 +21,8 @@ __all__ = [
     "ApproxSampler",
     "ConstantSmoothing",
     "Draw",
+    "GainLR",
+    "GainRatio",
     "ImportanceSampler",
     "LossHistory",
     "Predictor",
@@ -23,7 +30,11 @@ __all__ = [
     "Stateful",
     "SumTree",
     "available_predictors",
+    "batch_weights",
+    "convert_batch_norm",
+    "half_batch_signal",
     "importance_weights",
+    "per_sample_gradient_norms",
     "register_predictor",
     "upper_bound",
 ]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from approx_is.moving_average import MovingAverage
 from approx_is.state import check_like
 
 __all__ = ["RunningDiagnostics", "captured", "effective_sample_size", "variance_ratio"]
@@ -69,14 +70,12 @@ class RunningDiagnostics:
     """Moving averages over the draws, from which `metrics` are computed; nothing is transferred until they are read.
 
     Args:
-        decay: of the moving averages, in [0, 1).
+        rate: of the moving averages, in (0, 1].
         device: where the averages live.
     """
 
-    def __init__(self, *, decay: float = 0.995, device: torch.device | str = "cpu") -> None:
-        self._decay = decay
-        self._moments = torch.zeros(5, dtype=torch.float64, device=device)
-        self._share = 0.0
+    def __init__(self, *, rate: float = 0.005, device: torch.device | str = "cpu") -> None:
+        self._moments = MovingAverage(rate, 5, device=device)
         self._warming_up = True
 
     def update(
@@ -97,14 +96,11 @@ class RunningDiagnostics:
             Mean of `unbiased * observed`, a float64 scalar.
         """
         if self._warming_up and not warming_up:
-            self._moments.zero_()
-            self._share = 0.0
+            self._moments.reset()
         self._warming_up = warming_up
         importance = unbiased * observed
         moments = torch.stack([importance, importance * observed, importance**2, unbiased * predicted]).mean(1)
-        moments = torch.cat([moments, effective_sample_size(weights).unsqueeze(0)])
-        self._moments.lerp_(moments, 1 - self._decay)
-        self._share = self._decay * self._share + (1 - self._decay)
+        self._moments.update(torch.cat([moments, effective_sample_size(weights).unsqueeze(0)]))
         return moments[0]
 
     def metrics(self) -> dict[str, float]:
@@ -116,11 +112,11 @@ class RunningDiagnostics:
         - `calibration`: predicted over observed importance; below 1, predictions are too low.
         - `effective_sample_size`: how many equally weighted draws a batch was worth.
         """
-        if self._share == 0:
+        if self._moments.is_empty:
             return dict.fromkeys(
                 ("observed_importance", "variance_ratio", "captured", "calibration", "effective_sample_size"), math.nan
             )
-        mean, uniform, weighted, predicted, sample_size = (self._moments / self._share).unbind()
+        mean, uniform, weighted, predicted, sample_size = self._moments.value.unbind()
         ratio = _ratio(uniform, weighted)
         return {
             "observed_importance": mean.item(),
@@ -132,13 +128,12 @@ class RunningDiagnostics:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the averages."""
-        return {"moments": self._moments, "share": self._share, "warming_up": self._warming_up}
+        return {"moments": self._moments.state_dict(), "warming_up": self._warming_up}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the averages; raise `ValueError` if the state does not fit."""
         check_like(state, self.state_dict(), "RunningDiagnostics.load_state_dict(state)")
-        self._moments.copy_(state["moments"])
-        self._share = state["share"]
+        self._moments.load_state_dict(state["moments"])
         self._warming_up = state["warming_up"]
 
 

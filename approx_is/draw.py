@@ -16,6 +16,7 @@ class Ticket:
 
     owner: object
     is_warm_up: bool = False
+    drawn_at: int = 0  # updates that the sampler had seen
     spent: bool = False
 
 
@@ -45,6 +46,11 @@ class Draw:
     def is_warm_up(self) -> bool:
         """Whether it belongs to the first epoch, which visits every sample once."""
         return self._ticket is not None and self._ticket.is_warm_up
+
+    @property
+    def drawn_at(self) -> int:
+        """How many updates the sampler had seen when it made the draw."""
+        return 0 if self._ticket is None else self._ticket.drawn_at
 
     def weighted_mean(self, losses: Tensor) -> Tensor:
         """Return the mean of `weights * losses`: the loss to call `backward()` on.

@@ -130,6 +130,10 @@ class LossHistory:
         writes = self._writes[indices].long()
         return self._values[indices, (writes - 1) % self.window]
 
+    def last_step(self, indices: Tensor) -> Tensor:
+        """Return the step of the latest observation of each sample, int32 [B]; 0 where there is none."""
+        return self._last_step[indices]
+
     def counts(self, indices: Tensor) -> Tensor:
         """Return how many observations are stored of each sample, int64 [B] in [0, window]."""
         return self._writes[indices].long().clamp(max=self.window)

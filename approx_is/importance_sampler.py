@@ -14,6 +14,7 @@ from torch import Tensor
 from approx_is.checks import check_indices, check_not_negative, check_number, check_positive, check_seed
 from approx_is.diagnostics import RunningDiagnostics
 from approx_is.draw import Draw, Ticket, check_per_sample, check_ticket
+from approx_is.gain import GainRatio, second_moments
 from approx_is.history import LossHistory, average_duplicates
 from approx_is.labels import check_labels
 from approx_is.learner import Learner
@@ -38,7 +39,8 @@ class ImportanceSampler:
     smoothing constant, and their losses weigh :math:`(N p_i)^{-k}`. After each update the drawn samples are predicted
     anew, and so is a rolling part of the others.
 
-    `ApproxSampler` does the same around a `DataLoader`.
+    `ApproxSampler` does the same around a `DataLoader`. `gain` says what the draws gain over uniform ones; `GainLR`
+    follows it.
 
     Reference:
         Katharopoulos & Fleuret (2017), algorithm 1.
@@ -50,7 +52,8 @@ class ImportanceSampler:
         k: bias exponent in (−∞, 1]: 1 is unbiased, below it hard samples count for more.
         labels: class of each sample, integer [N] or [N, 1]; None to do without.
         num_classes: number of classes C; None for the largest label + 1; not used without labels.
-        smoothing: "adaptive" (half the mean importance), a constant ≥ 0, an `AdaptiveSmoothing` or `ConstantSmoothing`.
+        smoothing: "adaptive" (half the mean importance, or what suits the predictor), a constant ≥ 0, an
+            `AdaptiveSmoothing` or `ConstantSmoothing`.
         window: observations remembered of each sample, in [1, 127].
         candidates: draw each batch from that many uniformly chosen samples, predicted just then, rather than from all:
             the paper's line 4, at most N. Rare samples are then seldom within reach. None draws from all.
@@ -107,14 +110,16 @@ class ImportanceSampler:
         labels, num_classes = check_labels(labels, num_samples, num_classes)
         labels = None if labels is None else labels.to(self.device)
         draws, warm_up, start = (int(word) for word in np.random.SeedSequence(check_seed(seed)).generate_state(3))
-        self._proposal = Proposal(num_samples, make_smoothing(smoothing), seed=draws, device=self.device)
         smallest_batch = batch_size if drop_last else 1
         self._warm_up = WarmUp(num_samples, seed=warm_up, smallest_batch=smallest_batch, device=self.device)
         history = LossHistory(num_samples, window, dtype=history_dtype, device=self.device, path=history_path)
         arguments = (history, labels, num_classes, torch.Generator().manual_seed(start))
         built = build_predictor(predictor, arguments, predictor_options)
+        smoothing = make_smoothing(smoothing, fraction=getattr(built, "smoothing_fraction", 0.5))
+        self._proposal = Proposal(num_samples, smoothing, seed=draws, device=self.device)
         self._learner = Learner(history, built, labels, num_classes, rolling=math.ceil(batch_size / refresh))
         self._diagnostics = RunningDiagnostics(device=self.device)
+        self.gain = GainRatio(device=self.device)
         self._owner = object()
         self.step = 0
         self._not_finite = 0
@@ -168,7 +173,7 @@ class ImportanceSampler:
         self._not_finite += num_left_out
         if len(indices):
             unbiased = 1 / (probabilities * self.num_samples)
-            self._learn(indices, observed, weights, unbiased, warming_up=ticket.is_warm_up)
+            self._learn(indices, observed, weights, unbiased, ticket)
 
     def probabilities(self, indices: Tensor | None = None) -> Tensor:
         """Return the probability of samples in the next draw.
@@ -190,12 +195,15 @@ class ImportanceSampler:
     def metrics(self) -> dict[str, float]:
         """Return figures to log, all floats; reads one byte of every sample, so call it now and then, not every step.
 
-        Those of `RunningDiagnostics.metrics`, and `step` (updates so far), `coverage` (share of samples observed at
-        least once), `smoothing` (the constant in use), `not_finite` (observations left out) and `rejected_predictions`
-        (predictions that were negative or not finite, replaced by the class's mean).
+        Those of `RunningDiagnostics.metrics` and of the predictor, if it has any, and `step` (updates so far),
+        `coverage` (share of samples observed at least once), `smoothing` (the constant in use), `gain_ratio` (see
+        `GainRatio`), `not_finite` (observations left out) and `rejected_predictions` (predictions that were negative or
+        not finite, replaced by the class's mean).
         """
         return {
+            **self._learner.metrics(),
             **self._diagnostics.metrics(),
+            "gain_ratio": self.gain.value,
             "step": float(self.step),
             "coverage": float(self._learner.history.coverage()),
             "smoothing": float(self._proposal.constant),
@@ -203,9 +211,11 @@ class ImportanceSampler:
             "rejected_predictions": float(self._learner.rejected),
         }
 
-    def restore_draw(self, indices: Tensor, probabilities: Tensor, weights: Tensor, *, is_warm_up: bool) -> Draw:
+    def restore_draw(
+        self, indices: Tensor, probabilities: Tensor, weights: Tensor, *, is_warm_up: bool, drawn_at: int
+    ) -> Draw:
         """Return a draw of this sampler that was made before its state was saved."""
-        return Draw(indices, probabilities, weights, Ticket(self._owner, is_warm_up)).to(self.device)
+        return Draw(indices, probabilities, weights, Ticket(self._owner, is_warm_up, drawn_at)).to(self.device)
 
     def take_back(self, draws: list[Draw]) -> None:
         """Forget the latest draws, none of them trained on: as many samples of the first epoch come again.
@@ -229,6 +239,7 @@ class ImportanceSampler:
             "learner": self._learner.state_dict(),
             "warm_up": self._warm_up.state_dict(),
             "diagnostics": self._diagnostics.state_dict(),
+            "gain": self.gain.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -243,6 +254,7 @@ class ImportanceSampler:
         self._proposal.load_state_dict(state["proposal"])
         self._warm_up.load_state_dict(state["warm_up"])
         self._diagnostics.load_state_dict(state["diagnostics"])
+        self.gain.load_state_dict(state["gain"])
         self.step = state["step"]
         self._not_finite = state["not_finite"]
 
@@ -265,11 +277,13 @@ class ImportanceSampler:
 
     def _make_draw(self, indices: Tensor, probabilities: Tensor, *, is_warm_up: bool = False) -> Draw:
         weights = importance_weights(probabilities, self.num_samples, self.k)
-        return Draw(indices, probabilities, weights, Ticket(self._owner, is_warm_up))
+        return Draw(indices, probabilities, weights, Ticket(self._owner, is_warm_up, self.step))
 
-    def _learn(self, indices: Tensor, observed: Tensor, weights: Tensor, unbiased: Tensor, *, warming_up: bool) -> None:
+    def _learn(self, indices: Tensor, observed: Tensor, weights: Tensor, unbiased: Tensor, ticket: Ticket) -> None:
+        warming_up = ticket.is_warm_up
         predicted = self._proposal.importance(indices)
-        self._learner.learn(indices, average_duplicates(indices, observed), unbiased, self.step)
+        self._learner.learn(indices, average_duplicates(indices, observed), unbiased, self.step, ticket.drawn_at)
+        self.gain.observe(second_moments(observed, unbiased, weights), len(indices), uniform=warming_up)
         observed_mean = self._diagnostics.update(weights, unbiased, observed, predicted, warming_up=warming_up)
         self._proposal.observe_mean(observed_mean)
         due = self._learner.due(indices, warming_up=warming_up)

@@ -16,6 +16,9 @@ from approx_is.state import check_like
 
 __all__ = ["Learner"]
 
+SWEEP = 8_192
+"""Samples a step that are predicted anew at most after a predictor's revision."""
+
 
 class Learner:
     """Learns from observations, predicts with care, and says whose predictions are due.
@@ -38,14 +41,18 @@ class Learner:
         self.predictor = predictor
         self._labels = labels
         self._class_mean = ClassMean(num_classes, device=history.device)
-        self._rolling = torch.arange(min(rolling, history.num_samples), device=history.device)
+        self._rolling = min(rolling, history.num_samples)
+        self._others = torch.arange(min(max(rolling, SWEEP), history.num_samples), device=history.device)
         self._cursor = 0
         self._is_local = getattr(predictor, "local", False)
         self._judges_unseen = getattr(predictor, "judges_unseen", False)
+        self._knows_draws = getattr(predictor, "knows_draws", False)
         self._unsettled = history.num_samples  # samples that a local predictor has not been asked about since warm-up
+        self._revision = getattr(predictor, "revision", 0)
+        self._outdated = 0  # samples whose predictions are of an earlier revision
         self._rejected = torch.zeros((), dtype=torch.int64, device=history.device)
 
-    def learn(self, indices: Tensor, observed: Tensor, unbiased: Tensor, step: int) -> None:
+    def learn(self, indices: Tensor, observed: Tensor, unbiased: Tensor, step: int, drawn_at: int) -> None:
         """Take in observations.
 
         Args:
@@ -53,9 +60,11 @@ class Learner:
             observed: their importance, float32 [B], finite and ≥ 0, alike where a sample appears more than once.
             unbiased: weights :math:`1 / (N p_i)` of the draw, float64 [B].
             step: training step.
+            drawn_at: training step after which the samples were drawn.
         """
+        draw = {"weights": unbiased, "drawn_at": drawn_at} if self._knows_draws else {}
         with torch.autocast(self.history.device.type, enabled=False):
-            self.predictor.update(indices, observed, step)
+            self.predictor.update(indices, observed, step, **draw)
         self.history.append_averaged(indices, observed, step)
         self._class_mean.update(classes_of(self._labels, indices), observed, unbiased)
 
@@ -85,16 +94,25 @@ class Learner:
         """Return whom to predict anew after `indices` were observed: these, and the next ones in turn.
 
         A `local` predictor's other answers would be the same as before: one round after the warm-up, for samples that
-        it left out, is enough.
+        it left out, is enough. After a revision a sweep goes over all of them, many a step.
         """
-        rolling = len(self._rolling)
-        if rolling == 0 or (self._is_local and (warming_up or self._unsettled <= 0)):
+        revision = getattr(self.predictor, "revision", 0)
+        if revision != self._revision:
+            self._revision, self._outdated = revision, self.history.num_samples
+        count = min(len(self._others), max(self._rolling, self._outdated))
+        if count == 0 or (self._is_local and (warming_up or self._unsettled <= 0)):
             return indices
         if not warming_up:
-            self._unsettled -= rolling
-        others = (self._rolling + self._cursor) % self.history.num_samples
-        self._cursor = (self._cursor + rolling) % self.history.num_samples
+            self._unsettled -= count
+        self._outdated = max(0, self._outdated - count)
+        others = (self._others[:count] + self._cursor) % self.history.num_samples
+        self._cursor = (self._cursor + count) % self.history.num_samples
         return torch.cat([indices, others])
+
+    def metrics(self) -> dict[str, float]:
+        """Return the predictor's own figures, if it has any."""
+        own = getattr(self.predictor, "metrics", dict)
+        return dict(own())
 
     @property
     def rejected(self) -> int:
@@ -109,6 +127,8 @@ class Learner:
             "class_mean": self._class_mean.state_dict(),
             "cursor": self._cursor,
             "unsettled": self._unsettled,
+            "revision": self._revision,
+            "outdated": self._outdated,
             "rejected": self._rejected,
         }
 
@@ -120,6 +140,7 @@ class Learner:
         self._class_mean.load_state_dict(state["class_mean"])
         self._cursor = state["cursor"]
         self._unsettled = state["unsettled"]
+        self._revision, self._outdated = state["revision"], state["outdated"]
         self._rejected.copy_(state["rejected"])
 
     def check_state_dict(self, state: Mapping[str, Any]) -> None:

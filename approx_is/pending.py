@@ -95,7 +95,11 @@ class PendingDraws:
         self.check_state_dict(state)
         self._draws = {
             entry["serial"]: self._sampler.restore_draw(
-                entry["indices"], entry["probabilities"], entry["weights"], is_warm_up=entry["is_warm_up"]
+                entry["indices"],
+                entry["probabilities"],
+                entry["weights"],
+                is_warm_up=entry["is_warm_up"],
+                drawn_at=entry["drawn_at"],
             )
             for entry in state["draws"]
         }
@@ -134,6 +138,7 @@ def _draw_state(serial: int, draw: Draw) -> dict[str, Any]:
         "probabilities": draw.probabilities,
         "weights": draw.weights,
         "is_warm_up": draw.is_warm_up,
+        "drawn_at": draw.drawn_at,
     }
 
 

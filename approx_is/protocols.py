@@ -31,9 +31,19 @@ class Predictor(Stateful, Protocol):
     sampler calls `update` *before* it appends the same observations to the history, so that `update` sees the history
     from which it should have predicted them.
 
-    Two attributes are optional. `local = True` says that a sample's prediction changes only when the sample itself is
-    observed: the sampler need not ask for the others anew. `judges_unseen = True` keeps what it predicts for samples
-    that were never observed, which otherwise get the mean of their class.
+    What follows is optional:
+
+    - `local = True` says that a sample's prediction changes only when the sample itself is observed: the sampler need
+      not ask for the others anew.
+    - `judges_unseen = True` keeps what it predicts for samples that were never observed, which otherwise get the mean
+      of their class.
+    - `smoothing_fraction` is the share of the mean importance that `smoothing="adaptive"` adds, 1/2 without it: less
+      for predictions that are made to be drawn from as they are.
+    - `revision` is a number that changes when all predictions have: the sampler asks for everyone's again, some
+      thousands a step, rather than by and by.
+    - `knows_draws = True` gives `update` two more keyword arguments: `weights`, the unbiased weights
+      :math:`1/(N p_i)` of the draw, float64 [B], and `drawn_at`, the step after which it was drawn.
+    - `metrics()` returns a dict of floats, which the sampler's `metrics()` then holds too.
     """
 
     def predict(self, indices: Tensor, /) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from approx_is.draw import Draw
+from approx_is.gain import GainRatio
 from approx_is.importance_sampler import ImportanceSampler
 from approx_is.labels import find_labels
 from approx_is.loader import check_loader, rebuild_loader
@@ -41,7 +42,8 @@ class ApproxSampler:
         labels: class of each sample, integer [N] or [N, 1]; None for the data set's `targets` or `labels` (through
             `Subset` too) if they are integers in [0, N), else for no classes.
         num_classes: number of classes C; None for the largest label + 1; not used without labels.
-        smoothing: "adaptive" (half the mean importance), a constant ≥ 0, an `AdaptiveSmoothing` or `ConstantSmoothing`.
+        smoothing: "adaptive" (half the mean importance, or what suits the predictor), a constant ≥ 0, an
+            `AdaptiveSmoothing` or `ConstantSmoothing`.
         window: observations remembered of each sample, in [1, 127].
         candidates: draw each batch from that many uniformly chosen samples, see `ImportanceSampler`.
         refresh: largest age of a prediction in epochs, > 0.
@@ -151,6 +153,11 @@ class ApproxSampler:
         """
         self._sampler.update(draw, observed)
 
+    @property
+    def gain(self) -> GainRatio:
+        """How many uniform steps one of these steps is worth, for `GainLR` to follow."""
+        return self._sampler.gain
+
     def probabilities(self, indices: Tensor | None = None) -> Tensor:
         """Return the probability of samples in the next draw, float64, see `ImportanceSampler.probabilities`."""
         return self._sampler.probabilities(indices)
@@ -163,7 +170,9 @@ class ApproxSampler:
         - `variance_ratio`: second moment of uniform draws over that of these (at k = 1); above 1, these are better.
         - `captured`: the same as a share of the best possible, in logarithms: 1 the oracle, 0 uniform, below 0 worse.
         - `calibration`: predicted over observed importance; near 1 is healthy.
+        - `gain_ratio`: how many uniform steps a step is worth, see `GainRatio`; at most, unless `GainLR` measures it.
         - `step`, `coverage`, `smoothing`, `not_finite`, `rejected_predictions`: see `ImportanceSampler.metrics`.
+        - what the predictor adds, as `rais` its `robust_bound`.
         """
         return self._sampler.metrics()
 

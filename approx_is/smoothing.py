@@ -142,14 +142,14 @@ class AdaptiveSmoothing:
 Smoothing = ConstantSmoothing | AdaptiveSmoothing
 
 
-def make_smoothing(smoothing: str | float | Smoothing) -> Smoothing:
-    """Return the smoothing for what a user passed: "adaptive", a constant, or a smoothing object."""
+def make_smoothing(smoothing: str | float | Smoothing, *, fraction: float = 0.5) -> Smoothing:
+    """Return the smoothing for what a user passed: "adaptive", of that fraction, a constant, or a smoothing object."""
     if isinstance(smoothing, ConstantSmoothing | AdaptiveSmoothing):
         return smoothing
     if isinstance(smoothing, str):
         if smoothing != "adaptive":
             raise ValueError(f'`smoothing` must be "adaptive", a constant or a smoothing object; got {smoothing!r}.')
-        return AdaptiveSmoothing()
+        return AdaptiveSmoothing(fraction)
     return ConstantSmoothing(smoothing)
 
 

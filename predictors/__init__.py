@@ -6,6 +6,7 @@ if __name__ != "approx_is.predictors":
 from approx_is.predictors.class_gaussian import ClassGaussianPredictor
 from approx_is.predictors.last_loss import LastLossPredictor
 from approx_is.predictors.lstm import LSTMPredictor
+from approx_is.predictors.rais import RAISPredictor
 from approx_is.predictors.uniform import UniformPredictor
 
-__all__ = ["ClassGaussianPredictor", "LSTMPredictor", "LastLossPredictor", "UniformPredictor"]
+__all__ = ["ClassGaussianPredictor", "LSTMPredictor", "LastLossPredictor", "RAISPredictor", "UniformPredictor"]

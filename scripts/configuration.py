@@ -11,6 +11,8 @@ BASELINE = "uniform"
 """The plain loop without `approx_is`, see `training`."""
 
 OBSERVATIONS = ("loss", "upper-bound")
+OPTIMIZERS = ("adam", "sgd")
+SCHEDULES = ("constant", "step")
 
 
 @dataclass(frozen=True)
@@ -22,9 +24,12 @@ class Config:
         predictor: `uniform` for the plain loop, or a predictor of `approx_is`.
         k: bias exponent, at most 1; 1 is unbiased.
         observe: what the sampler learns from, the `loss` or the `upper-bound` of the gradient norm.
-        steps: minibatches to train on.
+        steps: minibatches to train on; with `gain`, what they are worth in uniform ones.
         batch_size: samples a minibatch.
-        lr: Adam's learning rate.
+        optimizer: `adam`, or `sgd` with momentum 0.9.
+        lr: the optimizer's learning rate, at first.
+        schedule: `constant`, or `step`: a tenth after half of the steps, a hundredth after three quarters.
+        gain: whether learning rate and schedule follow the gain, see `approx_is.GainLR`.
         eval_every: steps between evaluations; the last step is always evaluated.
         seed: of the initial weights, dropout and the draws.
         model: name of the network; by default the one that suits the task.
@@ -40,7 +45,10 @@ class Config:
     observe: str = "loss"
     steps: int = 4_000
     batch_size: int = 128
+    optimizer: str = "adam"
     lr: float = 1e-3
+    schedule: str = "constant"
+    gain: bool = False
     eval_every: int = 100
     seed: int = 0
     model: str | None = None
@@ -51,8 +59,10 @@ class Config:
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for what nothing further down would refuse."""
-        if self.observe not in OBSERVATIONS:
-            raise ValueError(f"`--observe` must be one of {', '.join(OBSERVATIONS)}; got {self.observe!r}.")
+        choices = {"observe": OBSERVATIONS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"`--{name}` must be one of {', '.join(known)}; got {getattr(self, name)!r}.")
         for name in ("steps", "batch_size", "eval_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`--{name.replace('_', '-')}` must be at least 1; got {getattr(self, name)}.")
@@ -60,6 +70,8 @@ class Config:
             raise ValueError(f"`--seed` must be at least 0; got {self.seed}.")
         if self.predictor == BASELINE and (self.k != 1 or self.predictor_options):
             raise ValueError(f"`--predictor {BASELINE}` is plain training, without k and predictor options.")
+        if self.predictor == BASELINE and self.gain:
+            raise ValueError(f"`--gain` needs a sampler; `--predictor {BASELINE}` has none.")
         try:
             torch.zeros(0, device=self.device)
         except (RuntimeError, AssertionError) as error:

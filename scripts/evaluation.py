@@ -33,6 +33,9 @@ class Evaluation:
         overhead_percent: the same over the time of the rest of the step.
         effective_sample_share: effective sample size of the weights over the batch size; None for the plain loop.
         captured: the sampler's own estimate of the share of the ideal variance reduction; None where undefined.
+        learning_rate: of the next step.
+        effective_steps: uniform steps that the steps so far are worth; `step` itself without `--gain`.
+        gain_ratio: what the next step is worth; 1 without `--gain`.
     """
 
     step: int
@@ -46,6 +49,9 @@ class Evaluation:
     overhead_percent: float
     effective_sample_share: float | None
     captured: float | None
+    learning_rate: float
+    effective_steps: float
+    gain_ratio: float
 
 
 Run = Sequence[Evaluation]

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from configuration import BASELINE, Config
+from configuration import BASELINE, OPTIMIZERS, SCHEDULES, Config
 from models import MODELS
 from tasks import TASKS
 
@@ -26,7 +26,14 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
         "--steps", type=int, default=Config.steps, metavar="N", help="minibatches to train on (default: %(default)s)"
     )
     option("--batch-size", type=int, default=Config.batch_size, metavar="B", help="(default: %(default)s)")
-    option("--lr", type=float, default=Config.lr, help="learning rate of Adam (default: %(default)s)")
+    option("--optimizer", choices=OPTIMIZERS, default=Config.optimizer, help="sgd: momentum 0.9 (default: %(default)s)")
+    option("--lr", type=float, default=Config.lr, help="learning rate, at first (default: %(default)s)")
+    option(
+        "--schedule",
+        choices=SCHEDULES,
+        default=Config.schedule,
+        help="step: a tenth of the rate after half the steps, a hundredth after three quarters (default: %(default)s)",
+    )
     option("--workers", type=int, default=Config.workers, help="processes that load data (default: %(default)s)")
     option(
         "--smoothing",
@@ -40,7 +47,7 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
 
 def training_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the values of `add_training_options` as fields of `Config`."""
-    names = ("dataset", "model", "steps", "batch_size", "lr", "workers", "smoothing", "device")
+    names = ("dataset", "model", "steps", "batch_size", "optimizer", "lr", "schedule", "workers", "smoothing", "device")
     return {name: getattr(arguments, name) for name in names}
 
 

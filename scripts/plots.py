@@ -29,6 +29,8 @@ LOG_SPAN = 20
 UNEQUAL_DURATIONS = 4
 """Seconds are drawn on a logarithmic axis where the longest run took more than this times the shortest."""
 
+OPTIMIZER_NAMES = {"adam": "Adam", "sgd": "SGD"}
+
 Direction = Literal["x", "y"]
 Quantity = Callable[[Evaluation], float]
 
@@ -166,7 +168,8 @@ def _log_ticks(smallest: float, largest: float) -> list[float]:
 
 def _title(task: Task, config: Config, seeds: int) -> str:
     network = TITLES[config.model or default_model(task.input_shape)]
-    setting = f"{task.title}, {network}, Adam {config.lr:g}, batches of {config.batch_size}, {config.steps:,} steps"
+    optimizer = f"{OPTIMIZER_NAMES[config.optimizer]} {config.lr:g}"
+    setting = f"{task.title}, {network}, {optimizer}, batches of {config.batch_size}, {config.steps:,} steps"
     if seeds == 1:
         return f"{setting}, one seed"
     return f"{setting}\nmean of {seeds} seeds; shaded, the lowest to the highest"

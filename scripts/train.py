@@ -17,6 +17,7 @@ from tqdm import tqdm
 from approx_is import available_predictors
 from configuration import BASELINE, OBSERVATIONS, Config
 from evaluation import Evaluation
+from gain_plot import plot_gain
 from methods import Method
 from options import add_training_options, json_object, training_options
 from plots import plot_runs
@@ -43,7 +44,10 @@ def main() -> None:
     except KeyboardInterrupt:
         print(f"train.py: stopped at step {training.step}; what there is was saved", file=sys.stderr)
     torch.save(training.state_dict(), arguments.out / "checkpoint.pt")
+    if training.gain is not None and training.trace:
+        plot_gain(training.trace, training.task, config, arguments.out / "gain.png")
     if evaluations:
+        print(summary(training, evaluations[-1]))
         plot_runs({Method.of(config).label: [evaluations]}, training.task, config, arguments.out / "curves.png")
 
 
@@ -73,6 +77,11 @@ def parse_arguments() -> argparse.Namespace:
         metavar="N",
         help="steps between evaluations (default: a tenth of all, at most 100)",
     )
+    option(
+        "--gain",
+        action="store_true",
+        help="multiply the rate by the gain ratio (sgd) and count --steps and the schedule in effective steps",
+    )
     option("--seed", type=int, default=Config.seed, help="(default: %(default)s)")
     option("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
     return parser.parse_args()
@@ -80,7 +89,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def method_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments of this script as fields of `Config`."""
-    names = ("predictor", "k", "observe", "predictor_options", "seed")
+    names = ("predictor", "k", "observe", "predictor_options", "gain", "seed")
     eval_every = min(100, max(1, arguments.steps // 10)) if arguments.eval_every is None else arguments.eval_every
     return {"eval_every": eval_every, **{name: getattr(arguments, name) for name in names}}
 
@@ -89,7 +98,7 @@ def train(training: Training, evaluations: list[Evaluation], metrics_file: Path)
     """Train to the end with a live progress bar; append to `evaluations`, and write them row by row."""
     with metrics_file.open("w", encoding="utf-8") as file, tqdm(total=training.config.steps, unit="step") as bar:
         for step in training.steps():
-            bar.update()
+            bar.update(min(int(training.effective_steps), training.config.steps) - bar.n)
             if training.evaluation_due:
                 evaluations.append(training.evaluate())
                 file.write(json_line(evaluations[-1]))
@@ -98,12 +107,21 @@ def train(training: Training, evaluations: list[Evaluation], metrics_file: Path)
                 bar.set_postfix_str(live_line(training, evaluations), refresh=False)
 
 
+def summary(training: Training, last: Evaluation) -> str:
+    """Return the result of the run in one line."""
+    worth = f" (worth {last.effective_steps:,.0f})" if training.gain is not None else ""
+    errors = f"test error {last.test_error:.2%}, training loss {last.train_loss:.4f}"
+    return f"{errors} after {last.step:,} steps{worth} in {last.seconds:.0f} s"
+
+
 def live_line(training: Training, evaluations: list[Evaluation]) -> str:
     """Return what the progress bar says beside the step and the time left."""
     overhead_ms, overhead_percent = training.overhead()
     parts = [f"loss {training.batch_loss:.4f}"]
     if evaluations:
         parts.append(f"test error {evaluations[-1].test_error:.2%}")
+    if training.gain is not None:
+        parts.append(f"step {training.step}, gain {training.gain.ratio:.2f}")
     parts.append(f"overhead {overhead_ms:.2f} ms ({overhead_percent:.0f}%)")
     if evaluations and evaluations[-1].effective_sample_share is not None:
         parts.append(f"ESS {evaluations[-1].effective_sample_share:.0%} of batch")

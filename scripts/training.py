@@ -8,24 +8,45 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import chain, repeat
 from time import perf_counter
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
-from approx_is import ApproxSampler, Draw, upper_bound
+from approx_is import ApproxSampler, Draw, GainLR, upper_bound
 from configuration import BASELINE, Config
 from evaluation import Evaluation, all_logits, class_errors, mean_loss, probe
 from models import build_model, default_model
 from tasks import Task, keep_batch
 
 BATCH_LOSS_DECAY = 0.98
+MOMENTUM = 0.9
 
 Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class GainRow:
+    """What the gain did to a step.
+
+    Attributes:
+        step: number of steps done.
+        effective_steps: what they are worth in uniform steps.
+        ratio: gain ratio of the next step.
+        learning_rate: of the next step.
+    """
+
+    step: int
+    effective_steps: float
+    ratio: float
+    learning_rate: float
 
 
 class Training:
@@ -48,7 +69,7 @@ class Training:
         torch.manual_seed(config.seed)
         name = config.model or default_model(task.input_shape)
         self.model = build_model(name, task.input_shape, len(task.class_names)).to(self.device)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr)
+        self.optimizer = build_optimizer(config.optimizer, self.model, config.lr)
         self.loader: DataLoader[Any] = DataLoader(
             task.train,
             batch_size=config.batch_size,
@@ -58,7 +79,11 @@ class Training:
             generator=torch.Generator().manual_seed(config.seed),
         )
         self.sampler = None if config.predictor == BASELINE else self._build_sampler()
+        factors = {"constant": lambda step: 1.0, "step": StepSchedule(config.steps)}
+        self.schedule = LambdaLR(self.optimizer, factors[config.schedule])
+        self.gain = GainLR(self.schedule, self.sampler) if config.gain and self.sampler is not None else None
         self.step = 0
+        self.trace: list[GainRow] = []
         self.seconds = 0.0
         self.overhead_seconds = 0.0
         self.batch_loss = math.nan
@@ -67,17 +92,34 @@ class Training:
     def steps(self) -> Iterator[int]:
         """Train up to `config.steps`; yield the number of each step when it is done."""
         batches = chain.from_iterable(self._epoch() for _ in repeat(None))
-        while self.step < self.config.steps:
+        while not self.finished:
             loss = self._train_step(batches)
             self.step += 1
+            if self.gain is not None:
+                self.trace.append(GainRow(self.step, self.effective_steps, self.gain.ratio, self.learning_rate))
             before = loss if math.isnan(self.batch_loss) else self.batch_loss
             self.batch_loss = BATCH_LOSS_DECAY * before + (1 - BATCH_LOSS_DECAY) * loss
             yield self.step
 
     @property
+    def effective_steps(self) -> float:
+        """Uniform steps that the steps so far are worth."""
+        return float(self.step) if self.gain is None else self.gain.effective_steps
+
+    @property
+    def learning_rate(self) -> float:
+        """That of the next step."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done."""
+        return self.effective_steps >= self.config.steps
+
+    @property
     def evaluation_due(self) -> bool:
         """Whether the step just done is one to evaluate."""
-        return self.step % self.config.eval_every == 0 or self.step == self.config.steps
+        return self.step % self.config.eval_every == 0 or self.finished
 
     def evaluate(self) -> Evaluation:
         """Evaluate the network as it is now."""
@@ -98,6 +140,9 @@ class Training:
             overhead_percent=overhead_percent,
             effective_sample_share=_finite(metrics.get("effective_sample_size", math.nan) / self.config.batch_size),
             captured=_finite(metrics.get("captured", math.nan)),
+            learning_rate=self.learning_rate,
+            effective_steps=self.effective_steps,
+            gain_ratio=1.0 if self.gain is None else self.gain.ratio,
         )
 
     def overhead(self) -> tuple[float, float]:
@@ -106,10 +151,11 @@ class Training:
         return 1e3 * self.overhead_seconds / self.step, 100 * self.overhead_seconds / rest
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of model, optimiser and sampler, tensors and plain values only."""
+        """Return the state of model, optimizer, schedule and sampler, tensors and plain values only."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "schedule": (self.gain or self.schedule).state_dict(),
             "sampler": None if self.sampler is None else self.sampler.state_dict(),
             "step": self.step,
         }
@@ -143,6 +189,7 @@ class Training:
         trained = self._now()
         if self.sampler is not None and draw is not None:
             self.sampler.update(draw, losses if self.config.observe == "loss" else upper_bound(logits, targets))
+        (self.gain or self.schedule).step()
         ended = self._now()
         self.seconds += ended - started
         self.overhead_seconds += (drawn - started) + (ended - trained)
@@ -152,6 +199,28 @@ class Training:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         return perf_counter()
+
+
+def build_optimizer(name: str, model: nn.Module, lr: float) -> Optimizer:
+    """Return the optimizer of that name, see `Config`."""
+    if name == "sgd":
+        return torch.optim.SGD(model.parameters(), lr=lr, momentum=MOMENTUM)
+    return torch.optim.Adam(model.parameters(), lr=lr)
+
+
+@dataclass(frozen=True)
+class StepSchedule:
+    """The factor of the learning rate at a step: 1 for half of all steps, then 1/10, for the last quarter 1/100.
+
+    Attributes:
+        steps: all steps.
+    """
+
+    steps: int
+
+    def __call__(self, step: int) -> float:
+        """Return the factor at a step, counted from 0."""
+        return 0.1 ** ((2 * step >= self.steps) + (4 * step >= 3 * self.steps))
 
 
 def check_runs(configs: Iterable[Config], task: Task) -> None:

@@ -199,7 +199,13 @@ class TestObservations:
         kept = torch.tensor([0, 2, 3])
         sampler.update(draw, observed)
         other.update(
-            other.restore_draw(draw.indices[kept], draw.probabilities[kept], draw.weights[kept], is_warm_up=False),
+            other.restore_draw(
+                draw.indices[kept],
+                draw.probabilities[kept],
+                draw.weights[kept],
+                is_warm_up=False,
+                drawn_at=draw.drawn_at,
+            ),
             observed[kept],
         )
         assert sampler.metrics()["not_finite"] == 1.0

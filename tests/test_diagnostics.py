@@ -118,8 +118,8 @@ def test_effective_sample_size_is_of_the_weights_in_use_not_of_the_unbiased_ones
     assert diagnostics.metrics()["effective_sample_size"] == pytest.approx(2.0)
 
 
-def test_averages_forget_at_their_decay():
-    diagnostics = RunningDiagnostics(decay=0.75)
+def test_averages_forget_at_their_rate():
+    diagnostics = RunningDiagnostics(rate=0.25)
     for observed in (4.0, 8.0):
         update(diagnostics, [1.0], [observed], [observed])
     expected = (0.75 * 4.0 + 8.0) / 1.75
@@ -171,7 +171,7 @@ def test_restored_diagnostics_go_on_as_the_original():
 
 
 @pytest.mark.parametrize(
-    "damage", [{"moments": torch.zeros(4, dtype=torch.float64)}, {"share": "all"}, {"unknown": 1.0}]
+    "damage", [{"moments": {"sums": torch.zeros(4), "share": 0.5}}, {"warming_up": "no"}, {"unknown": 1.0}]
 )
 def test_a_state_that_does_not_fit_changes_nothing(damage):
     diagnostics = RunningDiagnostics()

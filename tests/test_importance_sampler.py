@@ -106,7 +106,7 @@ class TestDraw:
     def test_restored_draw_can_be_used(self):
         sampler = laws.make_sampler()
         draw = sampler.draw()
-        restored = sampler.restore_draw(draw.indices, draw.probabilities, draw.weights, is_warm_up=True)
+        restored = sampler.restore_draw(draw.indices, draw.probabilities, draw.weights, is_warm_up=True, drawn_at=0)
         sampler.update(restored, torch.ones(4))
         assert sampler.metrics()["step"] == 1.0
 
@@ -179,7 +179,7 @@ class TestUpdate:
     def test_duplicates_count_with_their_mean(self):
         sampler = laws.make_sampler(4, 4, predictor=Recording)
         draw = sampler.restore_draw(
-            torch.tensor([1, 2, 1]), torch.full((3,), 0.25).double(), torch.ones(3), is_warm_up=False
+            torch.tensor([1, 2, 1]), torch.full((3,), 0.25).double(), torch.ones(3), is_warm_up=False, drawn_at=0
         )
         sampler.update(draw, torch.tensor([1.0, 5.0, 3.0]))
         ((indices, observed, step),) = sampler._learner.predictor.shown

@@ -37,7 +37,7 @@ def make(predictor=None, rolling=0, labels=LABELS):
 
 def learn(learner, indices, values, step=1):
     indices = torch.tensor(indices)
-    learner.learn(indices, torch.tensor(values), torch.ones(len(indices), dtype=torch.float64), step)
+    learner.learn(indices, torch.tensor(values), torch.ones(len(indices), dtype=torch.float64), step, drawn_at=step - 1)
 
 
 def test_the_predictor_learns_before_the_history_grows():

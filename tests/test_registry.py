@@ -9,7 +9,7 @@ from approx_is.registry import resolve_predictor
 
 pytestmark = pytest.mark.usefixtures("no_registrations")
 
-INSTALLED = ["class-gaussian", "last-loss", "lstm", "uniform"]
+INSTALLED = ["class-gaussian", "last-loss", "lstm", "rais", "uniform"]
 
 
 def test_the_installed_predictors_are_available():
@@ -58,7 +58,9 @@ def test_factories_and_instances_pass_through():
 @pytest.mark.parametrize("name", ["", "LSTM", "lstm "])
 def test_an_unknown_name_lists_the_known_ones(name):
     register_predictor("mine", UniformPredictor)
-    message = rf"one of class-gaussian, last-loss, lstm, mine, uniform; got '{name}'\. Add yours with `register_pred"
+    message = (
+        rf"one of class-gaussian, last-loss, lstm, mine, rais, uniform; got '{name}'\. Add yours with `register_pred"
+    )
     with pytest.raises(ValueError, match=message):
         resolve_predictor(name)
 

@@ -72,7 +72,9 @@ class TestGoesOn:
         laws.train(sampler, 4)
         draw = sampler.draw()
         resumed.load_state_dict(laws.through_file(sampler.state_dict()))
-        restored = resumed.restore_draw(draw.indices, draw.probabilities, draw.weights, is_warm_up=draw.is_warm_up)
+        restored = resumed.restore_draw(
+            draw.indices, draw.probabilities, draw.weights, is_warm_up=draw.is_warm_up, drawn_at=draw.drawn_at
+        )
         for each, its_draw in ((sampler, draw), (resumed, restored)):
             each.update(its_draw, laws.steady_losses(its_draw.indices))
         laws.assert_same(laws.snapshot(resumed), laws.snapshot(sampler))

@@ -36,6 +36,7 @@ def evaluation(scripts, **changes):
     values = {"step": 100, "seconds": 1.0, "test_error": 0.1, "balanced_error": 0.2, "class_errors": [0.1, 0.3]}
     values |= {"train_loss": 0.5, "batch_loss": 0.5, "overhead_ms": 1.0, "overhead_percent": 2.0}
     values |= {"effective_sample_share": None, "captured": None}
+    values |= {"learning_rate": 1e-3, "effective_steps": 100.0, "gain_ratio": 1.0}
     return scripts("evaluation").Evaluation(**{**values, **changes})
 
 
