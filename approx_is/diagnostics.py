@@ -131,10 +131,15 @@ class RunningDiagnostics:
         return {"moments": self._moments.state_dict(), "warming_up": self._warming_up}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the averages; raise `ValueError` if the state does not fit."""
-        check_like(state, self.state_dict(), "RunningDiagnostics.load_state_dict(state)")
+        """Restore the averages; raise `ValueError` before changing anything if the state does not fit."""
+        self.check_state_dict(state)
         self._moments.load_state_dict(state["moments"])
         self._warming_up = state["warming_up"]
+
+    def check_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raise `ValueError` unless `load_state_dict` would accept the state."""
+        check_like(state, self.state_dict(), "RunningDiagnostics.load_state_dict(state)")
+        self._moments.check_state_dict(state["moments"])
 
 
 def _ratio(numerator: Tensor, denominator: Tensor) -> float:

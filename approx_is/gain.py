@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,9 @@ __all__ = ["LARGEST_GAIN", "GainRatio", "gain_ratio", "second_moments"]
 
 LARGEST_GAIN = 10.0
 """A ratio estimated above this is an accident of the estimate."""
+
+ROUNDING = 1e-6
+"""A ratio above 1 by no more than this is 1: weights are float32, and uniform draws are to gain exactly nothing."""
 
 
 def second_moments(norms: Tensor, unbiased: Tensor, weights: Tensor) -> Tensor:
@@ -75,44 +79,69 @@ class GainRatio:
     The ratio is causal: asked before a step, it depends on the steps before. It is 1 while draws are uniform and for
     `patience` batches after, and in [1, 10] always.
 
+    B is the size of the batch last observed. Where several batches make up a step, call `end_step` after each step, as
+    `GainLR` does, for B to be the step's.
+
     Reference:
         Johnson & Guestrin (2018), "for learning rate adjustment, estimate gain ratio using moving averages".
 
     Args:
-        rate: of the moving averages.
-        patience: batches that are not drawn uniformly before the ratio is believed.
+        rate: of the moving averages, in (0, 1].
+        patience: batches that are not drawn uniformly before the ratio is believed, at least 1.
         device: where the averages of what is observed live.
+
+    Raises:
+        ValueError: a bound is violated.
+
+    Example:
+        >>> gain = GainRatio(patience=1)
+        >>> gain.observe(torch.tensor([2.5, 1.0], dtype=torch.float64), batch_size=4, uniform=False)
+        >>> gain.value
+        2.5
+        >>> gain.observe_signal(0.4, 1.0)
+        >>> gain.value
+        2.05
     """
 
     def __init__(self, *, rate: float = 0.02, patience: int = 8, device: torch.device | str = "cpu") -> None:
-        self._patience = patience
+        self._patience = check_positive(patience, "GainRatio(patience=...)")
         self._moments = MovingAverage(rate, 2, device=device)
         self._signal = MovingAverage(rate, 2)
         self._batches = 0  # since draws are no longer uniform
         self._batch_size = 1
+        self._draws = 0  # of the step under way
 
     def observe(self, moments: Tensor, batch_size: int, *, uniform: bool) -> None:
-        """Take in a batch.
+        """Take in a batch; moments that are not finite are skipped.
 
         Args:
             moments: as `second_moments` returns them, float64 [2].
             batch_size: draws in the batch.
-            uniform: whether they were uniform: nothing is gained, and the averages start anew after it.
+            uniform: whether they were uniform: nothing is gained, and the moments' averages start anew after it.
+
+        Raises:
+            ValueError: `batch_size` is not positive; nothing was changed.
         """
+        self._batch_size = check_positive(batch_size, "GainRatio.observe(batch_size)")
+        self._draws += self._batch_size
         if uniform:
             self._batches = 0
             self._moments.reset()
-            return
-        self._batches += 1
-        self._batch_size = check_positive(batch_size, "GainRatio.observe(batch_size)")
-        self._moments.update(moments)
+        elif all(map(math.isfinite, moments.tolist())):
+            self._batches += 1
+            self._moments.update(moments)
+
+    def end_step(self) -> None:
+        """Say that the optimizer has stepped: its gradient was of all draws observed since the last time."""
+        if self._draws:
+            self._batch_size, self._draws = self._draws, 0
 
     def observe_signal(self, signal: float, squared_norm: float) -> None:
         r"""Take in the gradient of a batch; one that is not finite is skipped.
 
         Args:
             signal: an estimate of :math:`\|\nabla F\|^2`, the part of the gradient that is no noise, of any sign: see
-                `momentum_signal` and `half_batch_signal`.
+                `MomentumSignal` and `half_batch_signal`.
             squared_norm: :math:`\|g\|^2` of the same batch.
         """
         moments = torch.tensor([signal, squared_norm], dtype=torch.float64)
@@ -132,10 +161,10 @@ class GainRatio:
     @property
     def value(self) -> float:
         """The gain ratio r, in [1, 10]."""
-        if self._batches <= self._patience:
+        if self._batches < self._patience:
             return 1.0
         ratio = gain_ratio(self.variance_ratio, self.signal_share, self._batch_size)
-        return min(max(ratio, 1.0), LARGEST_GAIN)
+        return min(ratio, LARGEST_GAIN) if ratio > 1 + ROUNDING else 1.0
 
     def state_dict(self) -> dict[str, Any]:
         """Return the averages (not copied) and counts."""
@@ -144,6 +173,7 @@ class GainRatio:
             "signal": self._signal.state_dict(),
             "batches": self._batches,
             "batch_size": self._batch_size,
+            "draws": self._draws,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -153,10 +183,17 @@ class GainRatio:
         self._signal.load_state_dict(state["signal"])
         self._batches = state["batches"]
         self._batch_size = state["batch_size"]
+        self._draws = state["draws"]
 
     def check_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raise `ValueError` unless `load_state_dict` would accept the state."""
-        check_like(state, self.state_dict(), "GainRatio.load_state_dict(state)")
+        where = "GainRatio.load_state_dict(state)"
+        check_like(state, self.state_dict(), where)
+        self._moments.check_state_dict(state["moments"])
+        self._signal.check_state_dict(state["signal"])
+        for name, least in (("batches", 0), ("batch_size", 1), ("draws", 0)):
+            if state[name] < least:
+                raise ValueError(f"`{where}[{name!r}]` must be at least {least}; got {state[name]}.")
 
 
 def _ratio(moments: Tensor, otherwise: float) -> float:

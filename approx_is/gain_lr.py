@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from torch import Tensor
 from torch.optim import SGD, Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import ChainedScheduler, LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from approx_is.checks import check_number, check_positive
 from approx_is.gain import LARGEST_GAIN, GainRatio
@@ -15,9 +17,6 @@ from approx_is.gradient_signal import MomentumSignal
 from approx_is.state import check_like
 
 __all__ = ["GainLR"]
-
-LONG_AGO = 100_000
-"""Steps after which momentum has forgotten how it began."""
 
 
 class HasGain(Protocol):
@@ -46,14 +45,16 @@ class GainLR:
     multiplying would count the gain twice.
 
     The theory is of k = 1, where gradients are unbiased. With k < 1 the second moment of the gradient as it is weighed
-    enters, which is not smaller than uniform's as a rule: expect ratios of 1.
+    enters. At k = ½ that is uniform's, whatever the probabilities, and below it is larger: the ratio is 1. Between ½
+    and 1 it is an indication, no more.
 
     Reference:
         Johnson & Guestrin (2018), "effective iteration number" and "adjusted learning rate".
 
     Args:
         schedule: a torch scheduler that has not been stepped yet, or a function of the step, counted from 0, that
-            returns the factor of the initial rate, as `LambdaLR` takes it (then `optimizer` is needed).
+            returns the factor of the initial rate, as `LambdaLR` takes it (then `optimizer` is needed). From now on it
+            is this object's to step.
         sampler: an `ApproxSampler` or `ImportanceSampler`; its `gain` is followed.
         optimizer: for a function; a scheduler has its own.
         scale_rate: whether the ratio multiplies the rate; None for yes with SGD, no with other optimizers.
@@ -65,7 +66,8 @@ class GainLR:
 
     Raises:
         TypeError: `schedule` is neither of the two, or follows a metric; `sampler` has no gain.
-        ValueError: a bound is violated, a function comes without `optimizer`, or the optimizer has no momentum.
+        ValueError: a bound is violated, the schedule was stepped, a function comes without `optimizer`, or the
+            optimizer has no momentum.
 
     Example:
         >>> import torch
@@ -93,22 +95,22 @@ class GainLR:
         every: int = 1,
         signal_every: int = 4,
     ) -> None:
-        self._schedule = _make_scheduler(schedule, optimizer)
+        self._optimizer = _check_schedule(schedule, optimizer)
         if not isinstance(getattr(sampler, "gain", None), GainRatio):
             raise TypeError(f"`GainLR(sampler)` must be a sampler of approx_is; got {type(sampler).__name__}.")
         if signal not in ("momentum", None):
             raise ValueError(f'`GainLR(signal=...)` must be "momentum" or None; got {signal!r}.')
         self._gain = sampler.gain
-        self._optimizer = self._schedule.optimizer
         self._every = check_positive(every, "GainLR(every=...)")
         self._signal_every = check_positive(signal_every, "GainLR(signal_every=...)")
         self._scale_rate = isinstance(self._optimizer, SGD) if scale_rate is None else scale_rate
+        self._signal = None if signal is None else MomentumSignal(self._optimizer)
+        self._schedule = schedule if isinstance(schedule, LRScheduler) else LambdaLR(self._optimizer, schedule)
         self._effective_steps = 0.0
         self._ratio = 1.0
-        self._scheduled = [float(group["lr"]) for group in self._optimizer.param_groups]
-        self._steps = LONG_AGO if self._optimizer.state else 0  # of the optimizer, that its momentum has seen
-        if signal is not None:
-            self._signal = MomentumSignal(self._optimizer)
+        self._scheduled = self.get_last_lr()  # without the gain
+        self._steps = 0  # of the optimizer
+        if self._signal is not None:
             self._optimizer.register_step_pre_hook(self._measure_signal)
 
     @property
@@ -128,16 +130,14 @@ class GainLR:
     def step(self) -> None:
         """Count the step just taken, and set the rate of the next."""
         self._effective_steps += self._ratio
+        self._gain.end_step()
         self._ratio = self._gain.value
-        for group, rate in zip(self._optimizer.param_groups, self._scheduled, strict=True):
-            _set_rate(group, rate)  # a schedule goes on from the rate it set
+        self._set_rates(1.0)  # many a schedule computes a rate from the one it set before
         position = (math.floor(self._effective_steps + self._ratio) - 1) // self._every
-        for _ in range(self._schedule.last_epoch, min(position, _last_position(self._schedule))):
+        for _ in range(_position(self._schedule), min(position, _last_position(self._schedule))):
             self._schedule.step()
-        self._scheduled = [float(group["lr"]) for group in self._optimizer.param_groups]
-        if self._scale_rate:
-            for group, rate in zip(self._optimizer.param_groups, self._scheduled, strict=True):
-                _set_rate(group, rate * self._ratio)
+        self._scheduled = self.get_last_lr()
+        self._set_rates(self._ratio if self._scale_rate else 1.0)
 
     def get_last_lr(self) -> list[float]:
         """Return the rate of each parameter group, with the gain in it."""
@@ -148,67 +148,103 @@ class GainLR:
         return {
             "effective_steps": self._effective_steps,
             "ratio": self._ratio,
-            "scheduled": list(self._scheduled),
+            "scheduled": self._scheduled,
             "steps": self._steps,
+            "signal": {} if self._signal is None else self._signal.state_dict(),
             "schedule": self._schedule.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a state, after that of the optimizer, which holds the rate.
+        """Restore a state, and set the rates that it had; the optimizer's state is yours to load, before or after.
 
         Raises:
             ValueError: the state does not fit; nothing was changed.
         """
         where = "GainLR.load_state_dict(state)"
-        check_like(state, self.state_dict(), where, skip=("schedule",))
-        if not isinstance(state["schedule"], Mapping):
-            raise ValueError(f"`{where}['schedule']` must be a dict; got {type(state['schedule']).__name__}.")
+        reference = self.state_dict()
+        check_like(state, reference, where, skip=("schedule",))
+        _check_schedule_state(state["schedule"], reference["schedule"], f"{where}['schedule']")
         if not 1 <= state["ratio"] <= LARGEST_GAIN:
             raise ValueError(f"`{where}['ratio']` must be in [1, {LARGEST_GAIN:g}]; got {state['ratio']}.")
-        self._schedule.load_state_dict(dict(state["schedule"]))
+        for name in ("effective_steps", "steps"):
+            if state[name] < 0:
+                raise ValueError(f"`{where}[{name!r}]` must be at least 0; got {state[name]}.")
+        if self._signal is not None:
+            self._signal.check_state_dict(state["signal"])
+        self._schedule.load_state_dict(dict(state["schedule"]))  # it may refuse, and so comes first
+        if self._signal is not None:
+            self._signal.load_state_dict(state["signal"])
         self._effective_steps = state["effective_steps"]
         self._ratio = state["ratio"]
-        self._scheduled = list(state["scheduled"])
+        self._scheduled = state["scheduled"]
         self._steps = state["steps"]
+        self._set_rates(self._ratio if self._scale_rate else 1.0)
 
-    def _measure_signal(self, optimizer: Optimizer, *_: Any) -> None:
+    def _set_rates(self, factor: float) -> None:
+        for group, rate in zip(self._optimizer.param_groups, self._scheduled, strict=True):
+            if isinstance(group["lr"], Tensor):  # as compiled and capturable optimizers hold it
+                group["lr"].fill_(rate * factor)
+            else:
+                group["lr"] = rate * factor
+
+    def _measure_signal(self, *_: Any) -> None:
+        assert self._signal is not None
         if self._steps % self._signal_every == 0:
-            moments = self._signal(optimizer, self._steps)
+            moments = self._signal.measure()
             if moments is not None:
                 self._gain.observe_signal(*moments)
+        self._signal.count_step()
         self._steps += 1
 
 
-def _make_scheduler(schedule: Any, optimizer: Optimizer | None) -> LRScheduler:
+def _check_schedule(schedule: Any, optimizer: Optimizer | None) -> Optimizer:
+    """Return whose rate the schedule sets, or raise unless it can be followed."""
     if isinstance(schedule, ReduceLROnPlateau):
         raise TypeError("`GainLR(schedule)` must follow steps; ReduceLROnPlateau follows a metric. Step it yourself.")
     if not isinstance(schedule, LRScheduler):
         if not callable(schedule):
-            raise TypeError(
-                "`GainLR(schedule)` must be a torch scheduler or a function of the step; got "
-                f"{type(schedule).__name__}."
-            )
+            found = type(schedule).__name__
+            raise TypeError(f"`GainLR(schedule)` must be a torch scheduler or a function of the step; got {found}.")
         if optimizer is None:
             raise ValueError("`GainLR(schedule)` is a function, which needs `optimizer=` beside it.")
-        return LambdaLR(optimizer, schedule)
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"`GainLR(optimizer=...)` must be a torch optimizer; got {type(optimizer).__name__}.")
+        return optimizer
     if optimizer is not None and optimizer is not schedule.optimizer:
         raise ValueError("`GainLR(optimizer=...)` must be the optimizer of the schedule. Leave it out.")
-    if schedule.last_epoch != 0:
+    if _position(schedule) != 0:
         raise ValueError(
-            f"`GainLR(schedule)` must not have been stepped yet; it is at {schedule.last_epoch}. "
+            f"`GainLR(schedule)` must not have been stepped yet; it is at {_position(schedule)}. "
             "To resume, build it anew and load the state of `GainLR`."
         )
-    return schedule
+    return schedule.optimizer
+
+
+def _position(schedule: LRScheduler) -> int:
+    if isinstance(schedule, ChainedScheduler):  # has no position of its own
+        return max(_position(each) for each in schedule._schedulers)
+    return schedule.last_epoch
 
 
 def _last_position(schedule: LRScheduler) -> int:
-    # beyond its last step a one-cycle schedule raises; effective steps may overshoot it by a fraction
+    # of its total steps a one-cycle schedule extrapolates the last one's rate, even to below 0, and beyond it raises;
+    # effective steps may overshoot by what the last ratio is above 1
     total = getattr(schedule, "total_steps", None)
-    return total if isinstance(total, int) else 2**63
+    return total - 1 if isinstance(total, int) else sys.maxsize
 
 
-def _set_rate(group: dict[str, Any], rate: float) -> None:
-    if hasattr(group["lr"], "fill_"):  # a tensor, which compiled and capturable optimizers hold
-        group["lr"].fill_(rate)
-    else:
-        group["lr"] = rate
+def _check_schedule_state(state: Any, reference: Any, where: str) -> None:
+    """Raise `ValueError` unless a schedule's state has the entries and lengths of another, and finite numbers."""
+    if isinstance(reference, Mapping):
+        check_like(state, reference, where, skip=reference.keys())
+        for name, value in reference.items():
+            _check_schedule_state(state[name], value, f"{where}[{name!r}]")
+    elif isinstance(reference, list):
+        if not isinstance(state, list) or len(state) != len(reference):
+            raise ValueError(f"`{where}` must be a list of {len(reference)} entries.")
+        for position, value in enumerate(reference):
+            _check_schedule_state(state[position], value, f"{where}[{position}]")
+    elif isinstance(reference, Tensor):
+        check_like(state, reference, where)
+    elif isinstance(reference, int | float) and not (isinstance(state, int | float) and math.isfinite(state)):
+        raise ValueError(f"`{where}` must be a finite number; got {state!r}.")

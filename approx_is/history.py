@@ -130,6 +130,13 @@ class LossHistory:
         writes = self._writes[indices].long()
         return self._values[indices, (writes - 1) % self.window]
 
+    def means_after(self, indices: Tensor, values: Tensor) -> Tensor:
+        """Return the mean of each sample's window as it would be with `values`, float [B], appended: float32 [B]."""
+        writes = self._writes[indices].long()
+        stored = self._values[indices].float()  # in no order, 0 where nothing is stored yet
+        stored.scatter_(1, (writes % self.window).unsqueeze(1), values.float().unsqueeze(1))
+        return stored.sum(1) / (writes + 1).clamp(max=self.window)
+
     def last_step(self, indices: Tensor) -> Tensor:
         """Return the step of the latest observation of each sample, int32 [B]; 0 where there is none."""
         return self._last_step[indices]

@@ -271,6 +271,9 @@ class ImportanceSampler:
         check_like(state, reference, where, skip=("learner",))
         self._proposal.check_state_dict(state["proposal"])
         self._learner.check_state_dict(state["learner"])
+        self._warm_up.check_state_dict(state["warm_up"])
+        self._diagnostics.check_state_dict(state["diagnostics"])
+        self.gain.check_state_dict(state["gain"])
 
     def _uniform(self, size: int) -> Tensor:
         return torch.full((size,), 1 / self.num_samples, dtype=torch.float64, device=self.device)

@@ -26,6 +26,9 @@ class MovingAverage:
         size: how many numbers are averaged side by side.
         device: where they live.
 
+    Raises:
+        ValueError: `rate` is out of bounds.
+
     Example:
         >>> average = MovingAverage(rate=0.1)
         >>> for value in (1.0, 2.0, 3.0):
@@ -35,6 +38,8 @@ class MovingAverage:
     """
 
     def __init__(self, rate: float, size: int = 1, *, device: torch.device | str = "cpu") -> None:
+        if not 0 < rate <= 1:
+            raise ValueError(f"`MovingAverage(rate=...)` must be in (0, 1]; got {rate}.")
         self._rate = rate
         self._sums = torch.zeros(size, dtype=torch.float64, device=device)
         self._share = 0.0  # of the sums that values make up
@@ -71,4 +76,7 @@ class MovingAverage:
 
     def check_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raise `ValueError` unless `load_state_dict` would accept the state."""
-        check_like(state, self.state_dict(), "MovingAverage.load_state_dict(state)")
+        where = "MovingAverage.load_state_dict(state)"
+        check_like(state, self.state_dict(), where)
+        if not 0 <= state["share"] <= 1:
+            raise ValueError(f"`{where}['share']` must be in [0, 1]; got {state['share']}. The state is damaged.")

@@ -58,13 +58,17 @@ class WarmUp:
         return {"seed": self._seed, "position": self._position}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the position; raise `ValueError` if the state does not fit."""
-        check_like(state, self.state_dict(), "WarmUp.load_state_dict(state)")
-        if not 0 <= state["position"] <= self._num_samples:
-            raise ValueError(f"`WarmUp.load_state_dict(state)['position']` must be in [0, {self._num_samples}].")
+        """Restore the position; raise `ValueError` before changing anything if the state does not fit."""
+        self.check_state_dict(state)
         self._seed = state["seed"]
         self._position = state["position"]
         self._permutation = None
+
+    def check_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raise `ValueError` unless `load_state_dict` would accept the state."""
+        check_like(state, self.state_dict(), "WarmUp.load_state_dict(state)")
+        if not 0 <= state["position"] <= self._num_samples:
+            raise ValueError(f"`WarmUp.load_state_dict(state)['position']` must be in [0, {self._num_samples}].")
 
     def _permute(self) -> Tensor:
         dtype = torch.int32 if self._num_samples < 2**31 else torch.int64

@@ -23,7 +23,7 @@ LARGEST_NORM = 1e30
 
 OLDEST_AGE = 3.0
 CHUNK = 1_048_576
-LAST, DECAYED, DECAYED_WEIGHT, WINDOW = range(4)
+LAST, DECAYED, WINDOW, DECAYED_WEIGHT = range(4)
 
 
 class NormFeatures:
@@ -55,27 +55,18 @@ class NormFeatures:
         self._labels = labels
         self._rows = torch.zeros(history.num_samples, 4, dtype=torch.float32, device=history.device)
         self._class_sums = torch.zeros(2, num_classes, dtype=torch.float64, device=history.device)  # of latest, of ones
+        self._class_means = torch.zeros(num_classes, dtype=torch.float32, device=history.device)
         self._mean = MovingAverage(rate, device=history.device)
         self._batch_size = 1  # largest batch seen: turns steps into epochs
         self._since_summed = 0  # samples observed since the sums were last taken from scratch
 
     def describe(self, indices: Tensor, step: int) -> Tensor:
         """Return the features of samples as they are at a training step, float32 [B, 6], finite and ≥ 0."""
-        rows = self._rows[indices]
-        mean = self._mean.value.float()
-        age = (step - self._history.last_step(indices)).clamp(min=0).float() * self._epochs_a_step
-        of_class = self._class_means()[classes_of(self._labels, indices)]
-        columns = [
-            mean.expand(len(indices)),
-            rows[:, LAST],
-            rows[:, DECAYED],
-            rows[:, WINDOW],
-            of_class,
-            age.clamp(max=OLDEST_AGE) * mean,
-        ]
-        return torch.where(rows[:, DECAYED_WEIGHT, None] > 0, torch.stack(columns, 1), mean)
+        return self._describe(indices, self._rows[indices], self._history.last_step(indices), step)
 
-    def update(self, indices: Tensor, observed: Tensor, weights: Tensor, step: int) -> None:
+    def observe(
+        self, indices: Tensor, observed: Tensor, weights: Tensor, step: int, drawn_at: int
+    ) -> tuple[Tensor, Tensor]:
         """Take in observations, before the history does.
 
         Args:
@@ -83,21 +74,20 @@ class NormFeatures:
             observed: their norms, float32 [B], in [0, LARGEST_NORM], alike where a sample appears more than once.
             weights: unbiased weights of the draw, float64 [B].
             step: training step.
+            drawn_at: step after which they were drawn.
+
+        Returns:
+            Features at the draw, float32 [B, 6], and which of them were all that was known until now, bool [B]: those
+            of samples that had been observed before the draw and not since.
         """
         self._batch_size = max(self._batch_size, len(indices))
+        rows, last_step = self._rows[indices], self._history.last_step(indices)
+        features = self._describe(indices, rows, last_step, drawn_at)
+        was_seen = rows[:, DECAYED_WEIGHT] > 0
+        is_counted = self._write_rows(indices, observed, rows, step - last_step)
+        self._move_class_means(indices, (observed.double() - rows[:, LAST]) * is_counted, is_counted & ~was_seen)
         self._mean.update((weights * observed).mean().unsqueeze(0))
-        chosen = _first_of_each(indices)
-        indices, observed = indices[chosen], observed[chosen]
-        rows = self._rows[indices]
-        self._add_to_classes(indices, observed.double() - rows[:, LAST], rows[:, DECAYED_WEIGHT] == 0)
-        elapsed = (step - self._history.last_step(indices)).float() * self._epochs_a_step
-        decayed_weight = 1 + rows[:, DECAYED_WEIGHT] * torch.exp(-elapsed)
-        decayed = rows[:, DECAYED] + (observed - rows[:, DECAYED]) / decayed_weight
-        window = self._window_means(indices, observed)
-        self._rows[indices] = torch.stack([observed, decayed, decayed_weight, window], 1)
-        self._since_summed += len(indices)
-        if self._since_summed >= self._history.num_samples:
-            self._sum_classes()
+        return features, was_seen & (last_step <= drawn_at)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the features' parts (not copied)."""
@@ -111,41 +101,65 @@ class NormFeatures:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state; raise `ValueError` before changing anything if it does not fit."""
-        check_like(state, self.state_dict(), "NormFeatures.load_state_dict(state)")
+        self.check_state_dict(state)
         self._rows.copy_(state["rows"])
         self._class_sums.copy_(state["class_sums"])
+        self._class_means = _means(self._class_sums)
         self._mean.load_state_dict(state["mean"])
         self._batch_size = state["batch_size"]
         self._since_summed = state["since_summed"]
+
+    def check_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raise `ValueError` unless `load_state_dict` would accept the state."""
+        check_like(state, self.state_dict(), "NormFeatures.load_state_dict(state)")
+        self._mean.check_state_dict(state["mean"])
 
     @property
     def _epochs_a_step(self) -> float:
         return self._batch_size / self._history.num_samples
 
-    def _class_means(self) -> Tensor:
-        latest, counts = self._class_sums.unbind()
-        return (latest / counts.clamp(min=1)).clamp(min=0).float()
+    def _describe(self, indices: Tensor, rows: Tensor, last_step: Tensor, step: int) -> Tensor:
+        mean = self._mean.value.float()
+        ages = (step - last_step).float().clamp(0, OLDEST_AGE / self._epochs_a_step)  # in steps
+        columns = [
+            mean.expand(len(rows), 1),
+            rows[:, :DECAYED_WEIGHT],
+            self._class_means[classes_of(self._labels, indices)].unsqueeze(1),
+            (ages * (mean * self._epochs_a_step)).unsqueeze(1),
+        ]
+        return torch.where(rows[:, DECAYED_WEIGHT:] > 0, torch.cat(columns, 1), mean)
+
+    def _write_rows(self, indices: Tensor, observed: Tensor, rows: Tensor, steps: Tensor) -> Tensor:
+        """Write what is known from now on; return a mask that holds one entry of each sample."""
+        positions = torch.arange(len(indices), device=indices.device)
+        self._rows[indices, LAST] = positions.float()
+        is_counted = self._rows[indices, LAST] == positions  # of a sample drawn twice, one entry was written
+        decayed_weight = 1 + rows[:, DECAYED_WEIGHT] * torch.exp(steps.float() * -self._epochs_a_step)
+        decayed = rows[:, DECAYED] + (observed - rows[:, DECAYED]) / decayed_weight
+        window = self._history.means_after(indices, observed).clamp(max=LARGEST_NORM)  # its sum may be infinite
+        self._rows[indices] = torch.stack([observed, decayed, window, decayed_weight], 1)
+        return is_counted
+
+    def _move_class_means(self, indices: Tensor, change: Tensor, is_first: Tensor) -> None:
+        self._add_to_classes(indices, change, is_first)
+        self._since_summed += len(indices)
+        if self._since_summed >= self._history.num_samples:
+            self._sum_classes()
+        self._class_means = _means(self._class_sums)
 
     def _sum_classes(self) -> None:
         # from scratch, once an epoch: an absurd value leaves rounding errors behind when it is taken out of a sum
         self._since_summed = 0
         self._class_sums.zero_()
         for chunk in torch.split(torch.arange(self._history.num_samples, device=self._rows.device), CHUNK):
-            rows = self._rows[chunk].double()
-            self._add_to_classes(chunk, rows[:, LAST], rows[:, DECAYED_WEIGHT] > 0)
+            rows = self._rows[chunk]
+            self._add_to_classes(chunk, rows[:, LAST].double(), rows[:, DECAYED_WEIGHT] > 0)
 
     def _add_to_classes(self, indices: Tensor, latest: Tensor, counts: Tensor) -> None:
         classes = classes_of(self._labels, indices)
         parts = torch.arange(2, device=classes.device).unsqueeze(1)
         self._class_sums.index_put_((parts, classes), torch.stack([latest, counts.double()]), accumulate=True)
 
-    def _window_means(self, indices: Tensor, observed: Tensor) -> Tensor:
-        stored, counts = self._history.recent(indices).float(), self._history.counts(indices)
-        stored[:, 0].masked_fill_(counts == self._history.window, 0.0)  # makes room: not subtracted, which would cancel
-        return (stored.sum(1) + observed) / (counts + 1).clamp(max=self._history.window)
 
-
-def _first_of_each(indices: Tensor) -> Tensor:
-    """Return a position of each distinct index, int64 [at most B]."""
-    ordered, order = indices.sort(stable=True)
-    return order[torch.cat([ordered[:1] == ordered[:1], ordered[1:] != ordered[:-1]])]
+def _means(sums: Tensor) -> Tensor:
+    return (sums[0] / sums[1].clamp(min=1)).clamp(min=0).float()

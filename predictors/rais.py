@@ -37,18 +37,21 @@ class RAISPredictor:
 
     .. math:: v_i = c^\top s_i + k \, d^\top s_i, \quad k = \Big(\frac1N \sum_i d^\top s_i\Big)^{-1/2}
 
-    so an uncertain sample is drawn more often, by as much as its uncertainty warrants: this takes the place of
-    smoothing, and has nothing to tune. The sampler adds a thousandth of the mean, so that every sample is drawn.
-    c and d are the smallest set that the recent observations lie in, found by convex optimisation again and again. The
-    features are those of `NormFeatures`; observations enter as they were at the draw, and only those of samples that
-    had been seen before and not since the draw.
+    so an uncertain sample is drawn more often, by as much as its uncertainty warrants: this takes the place of tuned
+    smoothing. c and d are the smallest set that the recent observations lie in, found by convex optimisation again and
+    again. The features are those of `NormFeatures`; observations enter as they were at the draw, and only those of
+    samples that had been seen before and not since the draw.
+
+    The set knows nothing of what it never saw. So the sampler adds a tenth of the mean, which bounds weights at 11 for
+    the one sample in a hundred thousand that jumps from nowhere, and many observations are kept, for some of them to be
+    such: on data with rare cases, such as Shuttle, both matter more than all else.
 
     Observe gradient norms, `upper_bound(logits, targets)`, and use k = 1, the method of the paper. With another k of the
     sampler the draws stay the same and the weights lean towards the hard samples: biased, see `importance_weights`.
 
-    A fit runs in a thread beside the training and is used from the next refit on, even if it is done sooner: a run
-    depends on its seed and not on the clock. Where steps are so fast that training would wait for it, as on a network
-    of less than about 2 ms a step, take `solver="l-bfgs"`.
+    A fit runs in a thread beside the training. It is used `fit_size` draws after it began, even if it is done sooner: a
+    run depends on its seed and not on the clock. Where steps are so fast that training would wait for it, or two cores
+    are all there is, take `solver="l-bfgs"`.
 
     Reference:
         Johnson & Guestrin (2018), *Training Deep Models Faster with Robust, Approximate Importance Sampling*.
@@ -58,8 +61,9 @@ class RAISPredictor:
         labels: class of each sample, integer [N]; None puts all samples into one class.
         num_classes: number of classes C.
         generator: draws the samples that mean features are taken over, if there are more than 131,072.
-        observations: number m of recent observations to keep; a refit comes after every ⌈m / batch size⌉ updates.
-        fit_size: number of them that a fit gets, evenly spread over time, at most `observations`.
+        observations: number m of recent observations to keep. A refit comes when they have been replaced, after
+            ⌈m / batch size⌉ updates, at first after as many as there are.
+        fit_size: number of them that a fit gets, at most `observations`, see `select`.
         solver: "cvxpy", or "l-bfgs" for the equivalent bound-constrained problem, some ten times faster.
         background: whether to fit in a thread; if not, `update` waits for each fit and uses it at once.
 
@@ -67,7 +71,7 @@ class RAISPredictor:
         ValueError: an option is out of bounds.
     """
 
-    smoothing_fraction = 1e-3
+    smoothing_fraction = 0.1
     knows_draws = True
 
     def __init__(
@@ -77,7 +81,7 @@ class RAISPredictor:
         num_classes: int,
         generator: torch.Generator,
         *,
-        observations: int = 4096,
+        observations: int = 32_768,
         fit_size: int = 1024,
         solver: str = "cvxpy",
         background: bool = True,
@@ -127,14 +131,13 @@ class RAISPredictor:
         observed = observed.clamp(max=LARGEST_NORM)
         weights = torch.ones_like(observed, dtype=torch.float64) if weights is None else weights
         drawn_at = step - 1 if drawn_at is None else drawn_at
-        usable = (self._history.counts(indices) > 0) & (self._history.last_step(indices) <= drawn_at)
-        features = self._features.describe(indices, drawn_at)
+        features, are_usable = self._features.observe(indices, observed, weights, step, drawn_at)
+        usable = are_usable.nonzero().squeeze(1)
         self._recent.append(features[usable], observed[usable], weights[usable])
-        self._features.update(indices, observed, weights, step)
         self._batch_size = max(self._batch_size, len(indices))
-        self._updates += bool(usable.any())
-        if self._is_due():
-            self._begin_refit()
+        if len(usable):
+            self._updates += 1
+            self._advance()
 
     def metrics(self) -> dict[str, float]:
         """Return figures of the fits.
@@ -170,6 +173,7 @@ class RAISPredictor:
         where = "RAISPredictor.load_state_dict(state)"
         check_like(state, self.state_dict(), where)
         check_generator_state(state["generator"], torch.device("cpu"), f"{where}['generator']")
+        self._features.check_state_dict(state["features"])
         fit, following = (Fit.of_state(state[name]) for name in ("fit", "following"))
         self._features.load_state_dict(state["features"])
         self._recent.load_state_dict(state["recent"])
@@ -179,14 +183,16 @@ class RAISPredictor:
         self._updates, self._batch_size = state["updates"], state["batch_size"]
         self._generator.set_state(state["generator"].cpu())
 
-    def _is_due(self) -> bool:
-        wanted = self._observations if self._num_fits else self._fit_size
-        return self._updates >= math.ceil(wanted / self._batch_size)
+    def _advance(self) -> None:
+        """Use a fit that began long enough ago, and begin one that is due."""
+        if self._refit is not None and self._updates * self._batch_size >= self._fit_size:
+            fit, self._refit = self._refit.result(), None
+            self._take_over(fit)
+        if self._updates * self._batch_size >= max(self._fit_size, len(self._recent)):
+            self._begin_refit()
 
     def _begin_refit(self) -> None:
         self._updates = 0
-        if self._refit is not None:
-            self._take_over(self._refit.result())
         previous = self._fit.uncertainty_set if self._num_fits else None
         self._refit = Refit(
             *(self._recent.arrays(), self._mean_features(), previous),
@@ -195,8 +201,8 @@ class RAISPredictor:
             background=self._background,
         )
         if not self._background:
-            self._take_over(self._refit.result())
-            self._refit = None
+            fit, self._refit = self._refit.result(), None
+            self._take_over(fit)
 
     def _take_over(self, fit: Fit) -> None:
         self._use(fit)
@@ -208,6 +214,7 @@ class RAISPredictor:
     def _use(self, fit: Fit) -> None:
         self._fit = fit
         worst = fit.uncertainty_set.c + fit.k * fit.uncertainty_set.d
+        worst = np.minimum(worst, np.finfo(np.float32).max)  # infinity times a feature of 0 would be NaN
         self._coefficients = torch.from_numpy(worst).to(self._history.device, torch.float32)
 
     def _mean_features(self) -> np.ndarray:

@@ -34,7 +34,7 @@ class RecentObservations:
 
     def append(self, features: Tensor, norms: Tensor, weights: Tensor) -> None:
         """Keep observations: features [B, K] of the moment of the draw, norms [B] and unbiased weights [B]."""
-        rows = torch.cat([features, torch.stack([norms.float(), weights.float()], 1)], 1)
+        rows = torch.cat([features, norms.float().unsqueeze(1), weights.float().unsqueeze(1)], 1)
         capacity = len(self._rows)
         rows = rows[-capacity:]
         self._rows[(self._slots[: len(rows)] + self._written) % capacity] = rows

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future
 from dataclasses import dataclass
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,9 @@ def fit(
         size: observations that the solver gets.
         solver: its name.
     """
+    if not mean_features.any():  # nothing but zeros was observed
+        zeros = np.zeros_like(mean_features)
+        return Fit(UncertaintySet(zeros, zeros), k=0.0, bound=0.0)
     fitted, failure = solve_uncertainty_set(
         *select(*observations, previous, size), mean_features, solver=solver, fallback=previous
     )
@@ -87,9 +91,11 @@ def select(
     shares = np.full(count, 1 / count)
     if previous is not None:
         spread = features @ previous.d
-        terms = weights * (norms - features @ previous.c) ** 2 / np.maximum(spread, 1e-12 * spread.mean() + TINY)
-        if 0 < terms.sum() < np.inf:
-            shares = (shares + terms / terms.sum()) / 2
+        with np.errstate(over="ignore"):  # of residuals over a spread of 0: leaves the even choice
+            terms = weights * (norms - features @ previous.c) ** 2 / np.maximum(spread, 1e-12 * spread.mean() + TINY)
+            total = terms.sum()
+        if 0 < total < np.inf:
+            shares = (shares + terms / total) / 2
     cumulative = np.cumsum(shares)
     chosen = np.searchsorted(cumulative, (np.arange(size) + 0.5) / size * cumulative[-1])
     return features[chosen], norms[chosen], weights[chosen] / (count * shares[chosen])
@@ -107,28 +113,41 @@ class Refit:
     """
 
     def __init__(self, *arguments: Any, background: bool, **options: Any) -> None:
-        self._future: Future[Fit]
+        self._thread: Thread | None = None
+        self._future: Future[Fit] = Future()
         if background:
-            executor = ThreadPoolExecutor(1, thread_name_prefix="approx_is-refit")
-            self._future = executor.submit(fit, *arguments, **options)
-            executor.shutdown(wait=False)  # no thread is left waiting for more
+            thread = Thread(target=_settle, args=(self._future, arguments, options), name="approx_is-refit")
+            thread.start()
+            self._thread = thread
         else:
-            self._future = Future()
             self._future.set_result(fit(*arguments, **options))
 
     @classmethod
     def finished(cls, result: Fit) -> Refit:
         """Return one that is done."""
         refit = cls.__new__(cls)
+        refit._thread = None
         refit._future = Future()
         refit._future.set_result(result)
         return refit
 
     def result(self) -> Fit:
-        """Return the fit when it is done."""
+        """Return the fit when it is done, or raise what it raised; its thread has ended."""
+        self._join()
         return self._future.result()
 
     def __del__(self) -> None:
         """Leave nothing running."""
-        if hasattr(self, "_future"):
-            wait([self._future])
+        self._join()
+
+    def _join(self) -> None:
+        # the thread rather than the future: in a forked worker there is none, and nothing to wait for
+        if self._thread is not None:
+            self._thread.join()
+
+
+def _settle(future: Future[Fit], arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+    try:
+        future.set_result(fit(*arguments, **options))
+    except BaseException as error:
+        future.set_exception(error)

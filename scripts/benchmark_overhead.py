@@ -1,5 +1,8 @@
 """Time what the sampler adds to a training step, beside the step itself, in one run.
 
+What `rais` adds now and then, its refits in a thread that shares the cores with training and the sweeps after them, no
+single call shows: for it whole blocks of steps, from one refit to the next, are timed with the sampler and without.
+
 Example:
     python scripts/benchmark_overhead.py --out runs/bench
 """
@@ -25,7 +28,13 @@ from runs import write_atomically
 IMAGE_SHAPE = (1, 28, 28)
 NUM_SAMPLES = 60_000
 NUM_CLASSES = 10
-PREDICTORS = ("last-loss", "class-gaussian", "lstm")
+PREDICTORS = ("last-loss", "class-gaussian", "lstm", "rais")
+IN_BLOCKS = ("rais",)
+BLOCK = 32
+"""Steps from one refit to the next: 4,096 observations of 128 a batch."""
+
+ROUNDS_A_BLOCK = 20
+"""So many rounds of single calls to a block."""
 
 
 class Step:
@@ -106,7 +115,30 @@ def measure(model: str, batch_size: int, rounds: int) -> dict[str, float]:
             started = perf_counter()
             call()
             times[name].append(1e3 * (perf_counter() - started))
-    return {name: median(values) for name, values in times.items()}
+    medians = {name: median(values) for name, values in times.items()}
+    for predictor in IN_BLOCKS:
+        sampling = Sampling(predictor, batch_size)
+        added = measure_blocks(calls["step"], sampling, max(3, rounds // ROUNDS_A_BLOCK))
+        medians[f"{predictor} in blocks"] = added
+    return medians
+
+
+def measure_blocks(step: Callable[[], None], sampling: Sampling, blocks: int) -> float:
+    """Return the milliseconds that a sampler adds to a step, the median over blocks timed in turns with and without."""
+
+    def with_sampler() -> None:
+        sampling.draw()
+        step()
+        sampling.update()
+
+    def block(call: Callable[[], None]) -> float:
+        started = perf_counter()
+        for _ in range(BLOCK):
+            call()
+        return 1e3 * (perf_counter() - started) / BLOCK
+
+    block(with_sampler)  # the first refit, and what it imports
+    return median(block(with_sampler) - block(step) for _ in range(blocks))
 
 
 def table(times: dict[str, dict[str, float]]) -> str:
@@ -114,10 +146,15 @@ def table(times: dict[str, dict[str, float]]) -> str:
     lines = [f"| network | step ms | {' | '.join(PREDICTORS)} |", "|---|---:|" + "---:|" * len(PREDICTORS)]
     for model, medians in times.items():
         step = medians["step"]
-        added = [medians[f"{predictor} draw"] + medians[f"{predictor} update"] for predictor in PREDICTORS]
+        added = [_added(medians, predictor) for predictor in PREDICTORS]
         cells = " | ".join(f"{ms:.2f} ms, {100 * ms / step:.1f} %" for ms in added)
         lines.append(f"| {TITLES[model]} | {step:.1f} | {cells} |")
     return "\n".join(lines)
+
+
+def _added(medians: dict[str, float], predictor: str) -> float:
+    in_blocks = medians.get(f"{predictor} in blocks")
+    return medians[f"{predictor} draw"] + medians[f"{predictor} update"] if in_blocks is None else in_blocks
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 import torch
+from laws import make_sampler
 
 from approx_is.draw import Draw, Ticket, check_per_sample
 
@@ -86,3 +87,18 @@ def test_losses_that_are_no_tensor_are_refused(losses):
 def test_one_value_a_sample_passes():
     check_per_sample(torch.ones(2), 2, "losses")
     check_per_sample(torch.ones(0), 0, "losses")
+
+
+def test_a_draw_knows_how_many_updates_came_before_it():
+    sampler = make_sampler()
+    early = [sampler.draw(), sampler.draw()]
+    assert [draw.drawn_at for draw in early] == [0, 0]
+    sampler.update(early[0], torch.ones(4))
+    late = sampler.draw()
+    sampler.update(early[1], torch.ones(4))
+    assert (early[1].drawn_at, late.drawn_at, sampler.draw().drawn_at) == (0, 1, 2)
+    assert late.to("meta").drawn_at == 1
+
+
+def test_a_draw_without_a_sampler_was_drawn_at_0():
+    assert make_draw().drawn_at == 0

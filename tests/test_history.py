@@ -42,6 +42,16 @@ class Model:
         rows = [[after - step for step, after in zip(row, [*row, now][1:], strict=True)] for row in rows]
         return torch.tensor([self._pad(row) for row in rows], dtype=torch.float32)
 
+    def last_steps(self):
+        return torch.tensor([sample[-1][1] if sample else 0 for sample in self.samples])
+
+    def means_after(self, values):
+        rows = [
+            [*(value for value, _ in sample), new][-self.window :]
+            for sample, new in zip(self.samples, values, strict=True)
+        ]
+        return torch.tensor([sum(row) / len(row) for row in rows])
+
     def counts(self):
         return torch.tensor([len(sample) for sample in self.samples])
 
@@ -70,6 +80,7 @@ def assert_equal_to_model(history, model, step, dtype):
     assert torch.equal(history.gaps(EVERY, step + 3), model.gaps(step + 3))
     assert torch.equal(history.counts(EVERY), model.counts())
     assert torch.equal(history.last(EVERY), model.last(dtype))
+    assert torch.equal(history.last_step(EVERY), model.last_steps().int())
 
 
 @given(st.integers(1, 12), st.sampled_from([torch.float16, torch.bfloat16, torch.float32]), BATCHES)
@@ -112,6 +123,27 @@ def test_the_ring_goes_round_many_times(window):
         append(history, [(0, float(step))], step)
         (recent,) = history.recent(torch.tensor([0]))
         assert recent[: min(step + 1, window)].tolist() == list(range(max(0, step + 1 - window), step + 1))
+
+
+@given(st.integers(1, 12), BATCHES)
+def test_means_with_one_more_observation_are_those_after_it(window, batches):
+    history, model = LossHistory(NUM_SAMPLES, window), Model(window)
+    more = torch.tensor([0.0, 1.0, 2.5, 7.0, 100.0])
+    for step, (_, pairs) in enumerate(batches, start=1):
+        append(history, pairs, step)
+        model.append(pairs, step)
+        with assert_unchanged(history):
+            means = history.means_after(EVERY, more)
+        torch.testing.assert_close(means, model.means_after(more.tolist()), rtol=1e-6, atol=0)
+
+
+def test_last_steps_are_32_bit_integers_and_0_where_nothing_was_observed():
+    history = LossHistory(NUM_SAMPLES, 2)
+    append(history, [(1, 5.0)], 3)
+    append(history, [(1, 5.0), (4, 1.0)], 2**31 - 1)
+    found = history.last_step(torch.tensor([0, 1, 4, 1]))
+    assert found.dtype == torch.int32
+    assert found.tolist() == [0, 2**31 - 1, 2**31 - 1, 2**31 - 1]
 
 
 def test_a_loss_of_exactly_0_counts():

@@ -4,7 +4,7 @@ import laws
 import pytest
 import torch
 
-from approx_is import ImportanceSampler
+from approx_is import AdaptiveSmoothing, ImportanceSampler
 from approx_is.predictors import LastLossPredictor, UniformPredictor
 
 every_configuration = pytest.mark.parametrize(("predictor", "options"), laws.CONFIGURATIONS, ids=laws.CONFIGURATION_IDS)
@@ -291,3 +291,60 @@ def test_same_arguments_in_another_sampler_do_not_share_state():
 
 def test_default_predictor_is_the_lstm():
     assert ImportanceSampler(4, 2).state_dict()["predictor_class"] == "LSTMPredictor"
+
+
+class Smoothed(Recording):
+    smoothing_fraction = 0.125
+
+
+class TestSmoothingOfThePredictor:
+    def smoothing(self, **arguments):
+        sampler = laws.make_sampler(**arguments)
+        laws.train(sampler, 8, losses=lambda indices: torch.full((len(indices),), 1.0))
+        return sampler.metrics()["smoothing"]
+
+    def test_is_the_share_of_the_mean_that_adaptive_smoothing_adds(self):
+        assert self.smoothing(predictor=Smoothed) == pytest.approx(0.125)
+        assert self.smoothing(predictor=make_predictor(Smoothed)) == pytest.approx(0.125)
+
+    def test_is_one_half_if_it_says_nothing(self):
+        assert self.smoothing(predictor=Recording) == pytest.approx(0.5)
+
+    def test_gives_way_to_that_of_the_user(self):
+        assert self.smoothing(predictor=Smoothed, smoothing=0.75) == 0.75
+        assert self.smoothing(predictor=Smoothed, smoothing=AdaptiveSmoothing(0.25)) == pytest.approx(0.25)
+
+
+class Telling(Recording):
+    knows_draws = True
+
+    def update(self, indices, observed, step, *, weights, drawn_at):
+        self.shown.append((indices.clone(), weights.clone(), drawn_at))
+
+    def metrics(self):
+        return {"temperature": 36.6, "step": -1.0}
+
+
+class TestPredictorThatKnowsDraws:
+    @pytest.mark.parametrize("k", [1.0, 0.5])
+    def test_is_told_unbiased_weights_and_when_each_was_made(self, k):
+        predictor = make_predictor(Telling)
+        sampler = laws.make_sampler(predictor=predictor, k=k, smoothing=0.3)
+        laws.train(sampler, 4)
+        sampler._proposal.set_importance(torch.arange(10), 1.0 + torch.arange(10.0))
+        draws = [sampler.draw() for _ in range(3)]
+        for draw in reversed(draws):
+            observed = torch.ones(4)
+            observed[1] = torch.nan  # left out, and its weight with it
+            sampler.update(draw, observed)
+            indices, weights, drawn_at = predictor.shown[-1]
+            assert indices.tolist() == draw.indices[[0, 2, 3]].tolist()
+            assert torch.equal(weights, 1 / (10 * draw.probabilities[[0, 2, 3]]))
+            assert drawn_at == 4
+
+    def test_reports_its_figures_but_not_in_place_of_the_samplers(self):
+        sampler = laws.make_sampler(predictor=Telling)
+        laws.train(sampler, 4)
+        metrics = sampler.metrics()
+        assert metrics["temperature"] == 36.6
+        assert metrics["step"] == 4.0

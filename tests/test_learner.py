@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from laws import assert_same, assert_unchanged, make_predictor, snapshot, through_file
+from laws import assert_same, assert_unchanged, make_predictor, make_sampler, snapshot, through_file, train
 
 from approx_is.learner import Learner
 from approx_is.predictors import UniformPredictor
@@ -150,10 +150,126 @@ def test_a_restored_learner_goes_on_to_the_bit():
     assert_same(snapshot(learners[1]), snapshot(learners[0]))
 
 
-@pytest.mark.parametrize("name", ["history", "predictor", "class_mean", "cursor", "unsettled", "rejected"])
+@pytest.mark.parametrize(
+    "name", ["history", "predictor", "class_mean", "cursor", "unsettled", "revision", "outdated", "rejected"]
+)
 def test_a_state_without_one_of_its_entries_changes_nothing(name):
     learner = make()
     state = snapshot(learner)
     del state[name]
     with assert_unchanged(learner), pytest.raises(ValueError, match=rf"missing \['{name}'\], unknown \[\]"):
         learner.load_state_dict(state)
+
+
+def test_a_predictor_that_knows_draws_is_told_of_them():
+    class Knowing(Answers):
+        knows_draws = True
+
+        def update(self, indices, observed, step, **draw):
+            self.draw = draw
+
+    learner = make(Knowing())
+    weights = torch.tensor([0.5, 2.0], dtype=torch.float64)
+    learner.learn(torch.tensor([4, 2]), torch.tensor([1.0, 2.0]), weights, step=7, drawn_at=3)
+    assert learner.predictor.draw.keys() == {"weights", "drawn_at"}
+    assert learner.predictor.draw["drawn_at"] == 3
+    assert torch.equal(learner.predictor.draw["weights"], weights)
+
+
+def test_a_predictor_has_figures_of_its_own_or_none():
+    class Measuring(Answers):
+        def metrics(self):
+            return {"temperature": 36.6}
+
+    assert make().metrics() == {}
+    assert make(Measuring()).metrics() == {"temperature": 36.6}
+
+
+class TestRevision:
+    """A sweep over everyone, here of 3 or 4 samples a step."""
+
+    @pytest.fixture(autouse=True)
+    def small_sweep(self, monkeypatch):
+        monkeypatch.setattr("approx_is.learner.SWEEP", 4)
+
+    def test_everyone_is_due_within_a_sweep(self):
+        learner = make(Answers(local=False, revision=0), rolling=1)
+        assert due(learner) == [7, 0]
+        learner.predictor.revision = 1
+        rounds = [due(learner) for _ in range(4)]
+        assert rounds == [[7, 1, 2, 3, 4], [7, 5, 6, 7, 8], [7, 9, 0], [7, 1]]
+
+    @pytest.mark.parametrize("sweep", [1, 3, 4, 10, 50])
+    @pytest.mark.parametrize("rolling", [0, 2])
+    @pytest.mark.parametrize("head_start", [0, 3])
+    def test_it_takes_no_more_steps_than_it_must(self, sweep, rolling, head_start, monkeypatch):
+        monkeypatch.setattr("approx_is.learner.SWEEP", sweep)
+        learner = make(Answers(local=False, revision=0), rolling=rolling)
+        for _ in range(head_start):
+            due(learner)
+        learner.predictor.revision = 5
+        steps = math.ceil(SIZE / max(sweep, rolling))
+        swept = [index for _ in range(steps) for index in due(learner)[1:]]
+        assert set(swept) == set(range(SIZE))
+        assert len(due(learner)) == 1 + rolling
+
+    def test_rolling_that_is_wider_than_a_sweep_stays_so(self):
+        learner = make(Answers(local=False, revision=0), rolling=6)
+        learner.predictor.revision = 1
+        assert [len(due(learner)) for _ in range(3)] == [7, 7, 7]
+
+    def test_another_one_in_its_midst_begins_it_anew(self):
+        learner = make(Answers(local=False, revision=0))
+        learner.predictor.revision = 1
+        assert due(learner) == [7, 0, 1, 2, 3]
+        learner.predictor.revision = 2
+        swept = [due(learner)[1:] for _ in range(4)]
+        assert swept == [[4, 5, 6, 7], [8, 9, 0, 1], [2, 3], []]
+
+    def test_that_a_predictor_begins_with_is_none(self):
+        assert due(make(Answers(local=False, revision=3))) == [7]
+
+    def test_it_happens_during_the_warm_up_too(self):
+        learner = make(Answers(local=False, revision=0))
+        learner.predictor.revision = 1
+        assert due(learner, warming_up=True) == [7, 0, 1, 2, 3]
+
+    @pytest.mark.parametrize("steps", [0, 1, 2, 3, 4])
+    def test_resumed_in_its_midst_it_goes_on(self, steps):
+        class Stateful(Answers):
+            def state_dict(self):
+                return {"revision": self.revision}
+
+            def load_state_dict(self, state):
+                self.revision = state["revision"]
+
+        learner, resumed = (make(Stateful(local=False, revision=0), rolling=1) for _ in range(2))
+        due(learner)
+        learner.predictor.revision = 1
+        for _ in range(steps):
+            due(learner)
+        resumed.load_state_dict(through_file(learner.state_dict()))
+        assert_same(snapshot(resumed), snapshot(learner))
+        assert [due(resumed) for _ in range(6)] == [due(learner) for _ in range(6)]
+
+    def test_all_predictions_of_a_sampler_are_those_of_the_revision(self):
+        class Revised(Answers):
+            local = False
+            revision = 0
+
+            def __init__(self, *arguments):
+                super().__init__()
+
+            def predict(self, indices):
+                return torch.full((len(indices),), 1.0 + self.revision)
+
+        sampler = make_sampler(SIZE, 2, predictor=Revised, refresh=math.inf)
+        train(sampler, 5)
+        predictor = sampler._learner.predictor
+        predictor.revision = 6
+        renewed = []
+        for _ in range(4):
+            train(sampler, 1)
+            renewed.append((sampler._proposal.importance(EVERYONE) == 7.0).sum().item())
+        assert renewed[0] < SIZE
+        assert renewed[2:] == [SIZE, SIZE]

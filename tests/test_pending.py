@@ -3,8 +3,11 @@ from itertools import islice
 
 import pytest
 import torch
+from datasets import Numbers
 from laws import assert_same, assert_same_draws, assert_unchanged, make_sampler, snapshot, through_file
+from torch.utils.data import DataLoader
 
+from approx_is import ApproxSampler
 from approx_is.pending import PendingDraws
 
 
@@ -138,6 +141,42 @@ def test_a_restored_draw_can_be_used_for_an_update():
     assert resumed._sampler.metrics()["step"] == 1
 
 
+def test_a_restored_draw_knows_when_it_was_made():
+    pending, resumed = make_pending(num_batches=6), make_pending(num_batches=6)
+    iteration, requests = pending.begin(), iter(pending)
+    for _ in range(2):
+        draw = pending.take(next(requests).serial, iteration)
+        pending._sampler.update(draw, torch.ones(len(draw)))
+    serials = [next(requests).serial for _ in range(2)]
+    resumed.load_state_dict(through_file(pending.state_dict()))
+    iteration = resumed.begin()
+    assert [resumed.take(serial, iteration).drawn_at for serial in serials] == [2, 2]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_draws_that_workers_hold_know_when_they_were_made_after_a_resume(num_workers):
+    def make():
+        return ApproxSampler(DataLoader(Numbers(40), batch_size=4, num_workers=num_workers), predictor="last-loss")
+
+    def go_on(sampler):
+        drawn_at = []
+        for batch, draw in sampler:
+            drawn_at.append(draw.drawn_at)
+            sampler.update(draw, 1.0 + batch)
+        return drawn_at
+
+    sampler, resumed = make(), make()
+    drawn_at = go_on(sampler)
+    assert drawn_at == ([0, 1, 2, 3, 4, 5, 6, 7, 8, 9] if num_workers == 0 else [0, 0, 0, 0, 0, 1, 2, 3, 4, 5])
+    for position, (batch, draw) in enumerate(sampler):
+        sampler.update(draw, 1.0 + batch)
+        if position == 4:
+            resumed.load_state_dict(through_file(sampler.state_dict()))
+        if position > 4:
+            drawn_at.append(draw.drawn_at)
+    assert go_on(resumed) == drawn_at[10:]
+
+
 def test_only_one_epoch_is_resumed():
     pending, resumed = make_pending(), make_pending()
     iteration = pending.begin()
@@ -153,6 +192,8 @@ def test_only_one_epoch_is_resumed():
         (lambda state: state.pop("taken"), r"\['pending'\]` has not the expected entries: missing \['taken'\]"),
         (lambda state: state.update(taken=1.0), r"\['pending'\]\['taken'\]` must be of type int; got float"),
         (lambda state: state["draws"][0].pop("weights"), r"\['draws'\]` .* missing \['weights'\]"),
+        (lambda state: state["draws"][0].pop("drawn_at"), r"\['draws'\]` .* missing \['drawn_at'\]"),
+        (lambda state: state["draws"][0].update(drawn_at=1.0), r"\['drawn_at'\]` must be of type int; got float"),
         (lambda state: state["draws"][0].pop("indices"), r"\['draws'\]` .* missing \['indices'\]"),
         (
             lambda state: state["draws"][0].update(weights=torch.ones(4).double()),

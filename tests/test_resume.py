@@ -122,6 +122,10 @@ class TestRefuses:
             (["learner", "history", "values"], torch.zeros(10, 3).half(), "must be torch.float32"),
             (["learner", "history", "writes"], [0] * 10, "must be a tensor; got list"),
             (["learner", "rejected"], 0, "must be a tensor; got int"),
+            (["warm_up", "position"], 11, r"\['position'\]` must be in \[0, 10\]"),
+            (["diagnostics", "moments", "share"], 2.0, "share"),
+            (["gain", "batch_size"], 0, r"\['batch_size'\]` must be at least 1; got 0"),
+            (["gain", "signal", "share"], -1.0, "share"),
         ],
     )
     def test_a_damaged_state(self, path, value, match):

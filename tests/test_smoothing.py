@@ -184,6 +184,14 @@ def test_users_name_a_smoothing_give_a_constant_or_an_object():
         assert make_smoothing(smoothing) is smoothing
 
 
+@pytest.mark.parametrize("fraction", [0.5, 1e-3, 2.0])
+def test_the_fraction_is_that_of_adaptive_smoothing_and_of_nothing_else(fraction):
+    assert make_smoothing("adaptive", fraction=fraction).constant(scalar(4.0)).item() == pytest.approx(4 * fraction)
+    assert make_smoothing(3.0, fraction=fraction).constant(scalar(4.0)).item() == 3.0
+    given_one = AdaptiveSmoothing(0.25)
+    assert make_smoothing(given_one, fraction=fraction) is given_one
+
+
 @pytest.mark.parametrize("name", ["", "Adaptive", "none"])
 def test_an_unknown_name_is_refused(name):
     with pytest.raises(ValueError, match=r'`smoothing` must be "adaptive", a constant or a smoothing object; got'):
