@@ -1,6 +1,6 @@
 """Importance sampling for PyTorch: train on the samples that matter, predicted from their loss history."""
 
-from approx_is.batch_norm import batch_weights, convert_batch_norm
+from approx_is.batch_norm import convert_batch_norm
 from approx_is.draw import Draw
 from approx_is.gain import GainRatio
 from approx_is.gain_lr import GainLR
@@ -14,6 +14,7 @@ from approx_is.registry import available_predictors, register_predictor
 from approx_is.sampler import ApproxSampler
 from approx_is.smoothing import AdaptiveSmoothing, ConstantSmoothing
 from approx_is.sum_tree import SumTree
+from approx_is.weight_context import batch_weights
 from approx_is.weighting import importance_weights
 
 __all__ = [

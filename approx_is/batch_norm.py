@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Generator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.lazy import LazyModuleMixin
+
+from approx_is.weight_context import batch_weights, current_weights
 
 __all__ = [
     "WeightedBatchNorm1d",
@@ -23,9 +22,6 @@ __all__ = [
     "centre",
     "convert_batch_norm",
 ]
-
-# of the thread, as torch's grad mode is; unlike a ContextVar, torch.compile traces and guards it
-_local = threading.local()
 
 
 def convert_batch_norm(model: nn.Module) -> nn.Module:
@@ -70,53 +66,6 @@ def convert_batch_norm(model: nn.Module) -> nn.Module:
     return model
 
 
-@contextmanager
-def batch_weights(weights: Tensor) -> Generator[None]:
-    r"""Weigh the statistics of converted batch normalisations in the forward passes inside the `with` block.
-
-    .. math:: \mu = \frac{\sum w x}{\sum w}, \quad \sigma^2 = \frac{\sum w (x - \mu)^2}{\sum w}
-
-    over samples and positions. The running variance takes in :math:`\sigma^2 n_e / (n_e - 1)` with the effective sample
-    size :math:`n_e = (\sum w)^2 / \sum w^2`. Under weights :math:`1 / (N p_i)` these estimate the statistics of the
-    data set: the sums without bias, their quotients consistently. Only ratios of the weights matter. In eval mode the
-    running statistics are used, as ever.
-
-    The innermost block counts. It holds for the thread that entered it, so:
-
-    - `torch.nn.DataParallel` runs replicas in threads of its own, which do *not* see the weights and normalise without
-      them. Use DistributedDataParallel; each rank then weighs its part of the batch.
-    - `torch.utils.checkpoint` runs the forward pass again in `backward()`: outside the block, and for CUDA in another
-      thread. Enter the block inside the checkpointed function, or pass `use_reentrant=False` and
-      `context_fn=lambda: (batch_weights(weights), batch_weights(weights))`.
-
-    Reference:
-        Johnson & Guestrin (2018), poster ("must weight statistics"); the formulas are derived here.
-
-    Args:
-        weights: weight of each sample, finite and positive, float [B], on any device; no gradient flows into them. They
-            are `draw.weights` at k = 1, and `1 / draw.probabilities` for every k.
-
-    Raises:
-        TypeError: `weights` is not a tensor.
-        ValueError: it is not a real floating tensor [B], B ≥ 1, or (looked at on the CPU only, elsewhere one would have
-            to wait for the device) an entry is not finite and positive. In the forward pass, before anything changes:
-            the batch at a layer has not B entries, or a single value a channel.
-
-    Example:
-        >>> from approx_is import ImportanceSampler
-        >>> model, inputs = convert_batch_norm(nn.BatchNorm1d(2)), torch.randn(100, 2)
-        >>> draw = ImportanceSampler(num_samples=100, batch_size=8).draw()
-        >>> with batch_weights(draw.weights):
-        ...     logits = model(inputs[draw.indices])
-    """
-    outer = _current()
-    _local.weights = _BatchWeights(_checked(weights))
-    try:
-        yield
-    finally:
-        _local.weights = outer
-
-
 def centre(values: Tensor, shares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     r"""Subtract the weighted mean of each channel; return also the mean and the variance about it.
 
@@ -140,33 +89,11 @@ def centre(values: Tensor, shares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return centred, mean, _weighted_mean(centred.square(), shares)
 
 
-class _BatchWeights:
-    """The weights of one block as layers need them; each device and dtype is prepared once."""
-
-    def __init__(self, weights: Tensor) -> None:
-        self._weights = weights
-        self._prepared: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
-
-    def __len__(self) -> int:
-        return len(self._weights)
-
-    def at(self, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return the shares s = w / Σw, [B], and 1 - Σs², a scalar."""
-        if (device, dtype) not in self._prepared:
-            weights = self._weights.to(torch.promote_types(self._weights.dtype, dtype))
-            shares = weights / weights.sum()
-            others, largest = shares.sort().values.tensor_split([-1])
-            # = 1 - Σs², without cancelling where one sample has nearly everything
-            spread = (others * (1 - others + largest)).sum()
-            self._prepared[device, dtype] = shares.to(device, dtype), spread.to(device, dtype)
-        return self._prepared[device, dtype]
-
-
 class _WeightedBatchNorm(_BatchNorm):
     layer_name = ""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # as torch calls it
-        weights = _current()
+        weights = current_weights()
         if weights is None or not self._weighs(input):
             return super().forward(input)
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
@@ -239,10 +166,6 @@ _WEIGHTED: dict[type[nn.Module], type[_WeightedBatchNorm]] = {
 }
 
 
-def _current() -> _BatchWeights | None:
-    return getattr(_local, "weights", None)
-
-
 def _weighted_mean(values: Tensor, shares: Tensor) -> Tensor:
     per_sample = values.mean(tuple(range(2, values.ndim))) if values.ndim > 2 else values
     # not a matrix product, which autocast would round to half precision
@@ -269,20 +192,3 @@ def _check_convertible(name: str, module: nn.Module) -> None:
         )
     if "forward" in vars(module):
         raise TypeError(f"{found} whose forward was replaced. Convert the model before its forward is wrapped.")
-
-
-def _checked(weights: Tensor) -> Tensor:
-    if not isinstance(weights, Tensor):
-        raise TypeError(f"`batch_weights(weights)` must be a tensor; got {type(weights).__name__}. Pass draw.weights.")
-    if not weights.is_floating_point() or weights.ndim != 1 or len(weights) == 0:
-        raise ValueError(
-            "`batch_weights(weights)` must be real floating of shape [B], one weight a sample; got "
-            f"{weights.dtype} {list(weights.shape)}. Pass draw.weights."
-        )
-    weights = weights.detach()
-    if weights.device.type == "cpu" and not bool((weights.isfinite() & (weights > 0)).all()):
-        raise ValueError(
-            f"`batch_weights(weights)` must be finite and positive; got entries from {float(weights.min())} to "
-            f"{float(weights.max())}. Leave other samples out of the batch."
-        )
-    return weights

@@ -16,7 +16,8 @@ from approx_is.history import LossHistory
 from approx_is.predictors.norm_features import FEATURES, LARGEST_NORM, NormFeatures
 from approx_is.predictors.recent_observations import RecentObservations
 from approx_is.predictors.refit import Fit, Refit
-from approx_is.predictors.uncertainty_set import UncertaintySet, check_solver
+from approx_is.predictors.robust import UncertaintySet
+from approx_is.predictors.uncertainty_set import check_solver
 from approx_is.state import check_generator_state, check_like
 
 __all__ = ["RAISPredictor"]
@@ -32,8 +33,8 @@ class RAISPredictor:
     r"""Predicts a set of norms that may be, and draws for the worst of them.
 
     The gradient norm of sample i with features :math:`s_i` is expected at :math:`c^\top s_i`, and its uncertainty is
-    :math:`d^\top s_i`. In the ellipsoid of norms with :math:`\frac1N \sum_i (v_i - c^\top s_i)^2 / d^\top s_i \le 1`
-    the largest second moment of a weighted draw is least if samples are drawn in proportion to
+    :math:`d^\top s_i`. Within
+    :math:`\frac1N \sum_i (v_i - c^\top s_i)^2 / d^\top s_i \le 1`, an ellipsoid of norms, the largest second moment of a weighted draw is least if samples are drawn in proportion to
 
     .. math:: v_i = c^\top s_i + k \, d^\top s_i, \quad k = \Big(\frac1N \sum_i d^\top s_i\Big)^{-1/2}
 
@@ -46,8 +47,8 @@ class RAISPredictor:
     the one sample in a hundred thousand that jumps from nowhere, and many observations are kept, for some of them to be
     such: on data with rare cases, such as Shuttle, both matter more than all else.
 
-    Observe gradient norms, `upper_bound(logits, targets)`, and use k = 1, the method of the paper. With another k of the
-    sampler the draws stay the same and the weights lean towards the hard samples: biased, see `importance_weights`.
+    Observe gradient norms, `upper_bound(logits, targets)`, and use k = 1, the method of the paper. With another k of
+    the sampler the draws stay the same and the weights lean towards the hard samples: biased, see `importance_weights`.
 
     A fit runs in a thread beside the training. It is used `fit_size` draws after it began, even if it is done sooner: a
     run depends on its seed and not on the clock. Where steps are so fast that training would wait for it, or two cores

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from approx_is.predictors.uncertainty_set import UncertaintySet, robust_scale, solve_uncertainty_set
+from approx_is.predictors.robust import UncertaintySet, robust_scale
+from approx_is.predictors.uncertainty_set import solve_uncertainty_set
 
 __all__ = ["Fit", "Refit", "fit", "select"]
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.checkpoint import CheckpointError, checkpoint
 
-from approx_is.batch_norm import WeightedBatchNorm2d, _BatchWeights, batch_weights, centre, convert_batch_norm
+from approx_is.batch_norm import WeightedBatchNorm2d, batch_weights, centre, convert_batch_norm
+from approx_is.weight_context import BatchWeights
 
 SHAPES = {
     "1d": (nn.BatchNorm1d, (6, 3)),
@@ -244,7 +245,7 @@ def test_the_correction_is_exact_also_where_one_sample_has_nearly_all_weight(exp
     weights = torch.tensor(exponents, dtype=torch.float32).exp2() ** 3
     exact = [Fraction(weight) for weight in weights.tolist()]
     expected = float(1 - sum(w**2 for w in exact) / sum(exact) ** 2)
-    _, spread = _BatchWeights(weights).at(torch.device("cpu"), torch.float32)
+    _, spread = BatchWeights(weights).at(torch.device("cpu"), torch.float32)
     assert spread.item() == pytest.approx(expected, rel=1e-5)
 
 

@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from approx_is.predictors import uncertainty_set as module
+from approx_is.predictors.robust import robust_scale
 from approx_is.predictors.uncertainty_set import (
     UncertaintySet,
     check_solver,
     fit_uncertainty_set,
     robust_probabilities,
-    robust_scale,
     solve_uncertainty_set,
 )
 
@@ -607,7 +607,8 @@ def test_a_known_solver_is_returned():
 )
 def test_a_solver_is_loaded_when_it_is_asked_for(code, loaded):
     script = (
-        f"import sys\nfrom approx_is.predictors.uncertainty_set import *\n{code}\n"
+        "import sys\nfrom approx_is.predictors.robust import *\n"
+        f"from approx_is.predictors.uncertainty_set import *\n{code}\n"
         "print([name for name in ('cvxpy', 'scipy.optimize') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
