@@ -33,8 +33,8 @@ class RAISPredictor:
     r"""Predicts a set of norms that may be, and draws for the worst of them.
 
     The gradient norm of sample i with features :math:`s_i` is expected at :math:`c^\top s_i`, and its uncertainty is
-    :math:`d^\top s_i`. Within
-    :math:`\frac1N \sum_i (v_i - c^\top s_i)^2 / d^\top s_i \le 1`, an ellipsoid of norms, the largest second moment of a weighted draw is least if samples are drawn in proportion to
+    :math:`d^\top s_i`: the norms lie in the ellipsoid :math:`\frac1N \sum_i (v_i - c^\top s_i)^2 / d^\top s_i \le 1`.
+    Over it the largest second moment of a weighted draw is least if samples are drawn in proportion to
 
     .. math:: v_i = c^\top s_i + k \, d^\top s_i, \quad k = \Big(\frac1N \sum_i d^\top s_i\Big)^{-1/2}
 

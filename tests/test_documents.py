@@ -23,17 +23,28 @@ def training() -> dict:
     """What the README takes for granted: data, a model and its optimizer."""
     inputs = torch.randn(300, 4, generator=torch.Generator().manual_seed(0))
     model = torch.nn.Linear(4, 2)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     dataset = TensorDataset(inputs, (inputs[:, 0] > 0).long())
     return {"train_set": dataset, "model": model, "optimizer": optimizer, "epochs": 3, "F": F}
 
 
 def test_the_loop_of_the_readme_trains(training):
-    (block,) = python_blocks("README.md")
+    block, _ = python_blocks("README.md")
     before = training["model"].weight.clone()
     exec(block, training)
     assert not torch.equal(training["model"].weight, before)
     assert training["sampler"].metrics()["step"] == 9  # 3 epochs of 3 batches
+
+
+def test_the_loop_with_a_gain_ends_after_its_effective_steps(training):
+    _, block = python_blocks("README.md")
+    for number in ("1500", "2250", "3000"):
+        assert number in block
+        block = block.replace(number, number[:2])  # a hundredth of the steps
+    training["loader"] = DataLoader(training["train_set"], batch_size=16, shuffle=True)
+    exec(block, training)
+    assert 30 <= training["gain"].effective_steps < 40
+    assert training["gain"].get_last_lr()[0] == pytest.approx(0.1 * 0.1**2 * training["gain"].ratio)
 
 
 def test_the_predictor_of_contributing_draws(monkeypatch):
