@@ -61,6 +61,30 @@ class TestTrain:
         assert checkpoint["step"] == 20
         assert checkpoint["sampler"] is not None
 
+    def test_with_a_gain_counts_effective_steps_and_draws_what_it_did(self, tmp_path):
+        options = ["--dataset", "digits", "--model", "mlp", "--predictor", "rais", "--observe", "upper-bound"]
+        options += ["--optimizer", "sgd", "--lr", 0.1, "--schedule", "step", "--gain", "--steps", 120]
+        done = run_script("train.py", *options, "--eval-every", 20, "--out", tmp_path / "run")
+        assert done.returncode == 0, done.stderr
+        rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+        assert rows[0]["gain_ratio"] == 1
+        assert rows[0]["effective_steps"] == rows[0]["step"] == 20
+        assert rows[-1]["step"] < 120 <= rows[-1]["effective_steps"] < 130
+        assert rows[-1]["learning_rate"] == pytest.approx(0.1 * 0.1**2 * rows[-1]["gain_ratio"])
+        assert f"after {rows[-1]['step']} steps (worth 1" in done.stdout
+        assert (tmp_path / "run" / "gain.png").read_bytes().startswith(b"\x89PNG")
+        checkpoint = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+        assert checkpoint["schedule"]["effective_steps"] == rows[-1]["effective_steps"]
+
+    def test_refuses_a_gain_without_a_sampler(self, tmp_path):
+        done = run_script("train.py", "--predictor", "uniform", "--gain", "--out", tmp_path / "run")
+        assert done.returncode == 1
+        assert "`--gain` needs a sampler" in done.stderr
+
+    def test_the_step_schedule_falls_to_a_tenth_at_half_and_three_quarters(self, scripts):
+        schedule = scripts("training").StepSchedule(8)
+        assert [schedule(step) for step in range(9)] == pytest.approx([1] * 4 + [0.1] * 2 + [0.01] * 3)
+
     def test_names_the_predictors_when_it_does_not_know_one(self, tmp_path):
         done = run_script("train.py", "--predictor", "oraculous", "--out", tmp_path / "run")
         assert done.returncode == 1
