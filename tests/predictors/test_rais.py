@@ -25,11 +25,11 @@ from laws import (
 from torch.utils.data import DataLoader, TensorDataset
 
 from approx_is import ApproxSampler, ImportanceSampler
-from approx_is.predictors import RAISPredictor, rais, refit, uncertainty_fit
+from approx_is.predictors import rais, refit, uncertainty_fit
 from approx_is.predictors.norm_features import LARGEST_NORM
-from approx_is.predictors.uncertainty_set import robust_probabilities
+from approx_is.predictors.robust import robust_probabilities
 
-LEAST_PROBABILITY = 1e-3 / 1.001  # of a sample, times N
+LEAST_PROBABILITY = 1 / 11  # of a sample, times N
 BACKGROUND = pytest.mark.parametrize("background", [True, False], ids=["background", "here"])
 LABELS = [0, 1, 1] * 8
 
@@ -163,7 +163,7 @@ class TestObservations:
         sampler = make(10, 4, observations=400, fit_size=12)
         expected = self.expect(sampler, 20, ahead)
         features, norms, weights = predictor_of(sampler)._recent.arrays()
-        assert len(expected) < 20 * 4 - 10  # some draws repeat a sample, or none would be left out
+        assert 0 < len(expected) < 20 * 4 - 10
         assert norms.tolist() == pytest.approx([norm for _, norm, _ in expected], rel=1e-6)
         assert weights.tolist() == pytest.approx([weight for _, _, weight in expected], rel=1e-6)
         at_draw = torch.stack([described for described, _, _ in expected])
@@ -194,8 +194,9 @@ class TestObservations:
 
 class TestProbabilities:
     @pytest.mark.parametrize("labels", [None, LABELS], ids=["unlabelled", "labelled"])
-    def test_are_those_of_the_worst_case_but_for_the_smoothing(self, labels):
-        sampler = make(labels=labels)
+    @pytest.mark.parametrize("smoothing", ["adaptive", 0.0])
+    def test_are_those_of_the_worst_case_but_for_the_smoothing(self, labels, smoothing):
+        sampler = make(labels=labels, smoothing=smoothing)
         losses = scatter()
         train(sampler, 3 + 3 + 6, losses)  # ends with a refit, and so with a sweep
         assert refits(sampler) == 2
@@ -209,7 +210,8 @@ class TestProbabilities:
         torch.testing.assert_close(sampler.probabilities(), expected, rtol=1e-5, atol=0)
         robust, k, _ = robust_probabilities(centre, spread)
         assert fitted.k == pytest.approx(k, rel=0.05)  # of the same set, over features that are a batch older
-        torch.testing.assert_close(sampler.probabilities(), torch.from_numpy(robust), rtol=0.02, atol=0)
+        if smoothing == 0.0:
+            torch.testing.assert_close(sampler.probabilities(), torch.from_numpy(robust), rtol=0.02, atol=0)
 
     def test_before_the_first_fit_are_between_the_latest_norm_and_the_mean(self):
         sampler = make()
@@ -222,24 +224,6 @@ class TestProbabilities:
         torch.testing.assert_close(sampler.probabilities(), expected, rtol=0.1, atol=0)
         unbiased = 1 / (24 * sampler.probabilities())
         assert unbiased.max() < 2.2
-
-    def test_lean_to_samples_of_long_ago_where_norms_change(self):
-        generator = torch.Generator().manual_seed(0)
-        norms = torch.randn(64, generator=generator).exp()
-
-        def losses(indices):
-            change = torch.rand(64, generator=generator) < 0.25  # of one sample in four a step
-            norms[change] = torch.randn(int(change.sum()), generator=generator).exp()
-            return norms[indices]
-
-        sampler = make(64, 16, observations=1024, fit_size=1024)
-        train(sampler, 4 + 64 + 64, losses)
-        fitted = predictor_of(sampler)._fit
-        assert fitted.k * fitted.uncertainty_set.d[5] > 0.05
-        every = torch.arange(64)
-        now, later = (predictor_of(sampler)._features.describe(every, sampler.step + wait).double() for wait in (0, 4))
-        worst = torch.from_numpy(fitted.uncertainty_set.c + fitted.k * fitted.uncertainty_set.d)
-        assert bool((later @ worst >= now @ worst).all())
 
     def test_weights_are_unbiased(self):
         sampler = make()
@@ -257,11 +241,12 @@ class TestProbabilities:
             torch.testing.assert_close(second.weights, first.weights.sqrt())
         assert not torch.equal(one[-1].weights, other[-1].weights)
 
-    def test_adaptive_smoothing_is_a_thousandth_of_the_mean(self):
+    def test_adaptive_smoothing_is_a_tenth_of_the_mean_and_bounds_weights(self):
         sampler = make()
         train(sampler, 20, losses=lambda indices: torch.full((len(indices),), 2.0))
-        assert RAISPredictor.smoothing_fraction == 1e-3
-        assert sampler.metrics()["smoothing"] == pytest.approx(2e-3, rel=1e-3)
+        assert sampler.metrics()["smoothing"] == pytest.approx(0.2, rel=1e-3)
+        train(sampler, 20, losses=lambda indices: torch.where(indices == 0, 1e6, 0.0))
+        assert (1 / (24 * sampler.probabilities())).max() <= 11 * (1 + 1e-9)
 
     def test_the_smoothing_of_the_user_is_kept(self):
         sampler = make(smoothing=0.25)
@@ -539,9 +524,9 @@ class TestOptions:
         with pytest.raises(TypeError, match="`predictor_options` do not fit the predictor 'rais'"):
             make_sampler(predictor="rais", predictor_options={"obsevations": 9})
 
-    def test_of_4096_observations_kept_1024_are_fitted(self):
+    def test_of_32768_observations_kept_1024_are_fitted(self):
         predictor = predictor_of(make_sampler(predictor="rais"))
-        assert predictor._recent._rows.shape == (4096, 8)
+        assert predictor._recent._rows.shape == (32_768, 8)
         assert predictor._fit_size == 1024
 
 

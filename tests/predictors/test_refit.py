@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader
 from approx_is import ApproxSampler
 from approx_is.predictors import refit
 from approx_is.predictors.refit import Fit, Refit, fit, select
-from approx_is.predictors.uncertainty_set import UncertaintySet, fit_uncertainty_set, robust_probabilities
+from approx_is.predictors.robust import UncertaintySet, robust_probabilities
+from approx_is.predictors.uncertainty_set import fit_uncertainty_set
 
 PREVIOUS = UncertaintySet([0.5, 0.8], [0.1, 0.3])
 MEANS = np.array([1.0, np.exp(0.5)])
