@@ -26,7 +26,7 @@ NUM_REFERENCES = 131_072
 """Samples that the mean features are taken over: all, or as many at random."""
 
 START = UncertaintySet(np.array([0.5, 0.5, 0, 0, 0, 0]), np.zeros(len(FEATURES)))
-"""Before the first fit: halfway between the latest norm and the mean of all, so that no weight exceeds 2."""
+"""Before the first fit: halfway between the latest norm and the mean of all, so that weights stay near 2 at most."""
 
 
 class RAISPredictor:
@@ -40,8 +40,9 @@ class RAISPredictor:
 
     so an uncertain sample is drawn more often, by as much as its uncertainty warrants: this takes the place of tuned
     smoothing. c and d are the smallest set that the recent observations lie in, found by convex optimisation again and
-    again. The features are those of `NormFeatures`; observations enter as they were at the draw, and only those of
-    samples that had been seen before and not since the draw.
+    again. The features are those of `NormFeatures`; observations enter with those of the moment of the draw, but for
+    the means over all and over a class, which are the present ones, and only if the sample had been seen before and not
+    since the draw.
 
     The set knows nothing of what it never saw. So the sampler adds a tenth of the mean, which bounds weights at 11 for
     the one sample in a hundred thousand that jumps from nowhere, and many observations are kept, for some of them to be
@@ -50,9 +51,9 @@ class RAISPredictor:
     Observe gradient norms, `upper_bound(logits, targets)`, and use k = 1, the method of the paper. With another k of
     the sampler the draws stay the same and the weights lean towards the hard samples: biased, see `importance_weights`.
 
-    A fit runs in a thread beside the training. It is used `fit_size` draws after it began, even if it is done sooner: a
-    run depends on its seed and not on the clock. Where steps are so fast that training would wait for it, or two cores
-    are all there is, take `solver="l-bfgs"`.
+    A fit runs in a thread beside the training. It is used `fit_size` observations after it began, even if it is done
+    sooner: a run depends on its seed and not on the clock. Where steps are so fast that training would wait for it,
+    take `solver="l-bfgs"`.
 
     Reference:
         Johnson & Guestrin (2018), *Training Deep Models Faster with Robust, Approximate Importance Sampling*.
@@ -62,8 +63,8 @@ class RAISPredictor:
         labels: class of each sample, integer [N]; None puts all samples into one class.
         num_classes: number of classes C.
         generator: draws the samples that mean features are taken over, if there are more than 131,072.
-        observations: number m of recent observations to keep. A refit comes when they have been replaced, after
-            ⌈m / batch size⌉ updates, at first after as many as there are.
+        observations: number m of recent observations to keep. A refit comes when as many new ones are there as the last
+            had, so at first whenever their number has doubled, and in the end after every ⌈m / batch size⌉ updates.
         fit_size: number of them that a fit gets, at most `observations`, see `select`.
         solver: "cvxpy", or "l-bfgs" for the equivalent bound-constrained problem, some ten times faster.
         background: whether to fit in a thread; if not, `update` waits for each fit and uses it at once.
@@ -83,7 +84,7 @@ class RAISPredictor:
         generator: torch.Generator,
         *,
         observations: int = 32_768,
-        fit_size: int = 1024,
+        fit_size: int = 2_048,
         solver: str = "cvxpy",
         background: bool = True,
     ) -> None:
@@ -98,8 +99,8 @@ class RAISPredictor:
         self._use(Fit(START, k=0.0, bound=0.0))
         self._refit: Refit | None = None
         self._num_fits = self._num_failures = 0
-        self._updates = 0  # with usable observations, since the last refit began
-        self._batch_size = 1  # largest batch seen
+        self._size = 0  # observations kept when the last refit began
+        self._since = 0  # usable observations since then
 
     @property
     def revision(self) -> int:
@@ -135,10 +136,8 @@ class RAISPredictor:
         features, are_usable = self._features.observe(indices, observed, weights, step, drawn_at)
         usable = are_usable.nonzero().squeeze(1)
         self._recent.append(features[usable], observed[usable], weights[usable])
-        self._batch_size = max(self._batch_size, len(indices))
-        if len(usable):
-            self._updates += 1
-            self._advance()
+        self._since += len(usable)
+        self._advance()
 
     def metrics(self) -> dict[str, float]:
         """Return figures of the fits.
@@ -164,8 +163,8 @@ class RAISPredictor:
             "is_refitting": self._refit is not None,
             "num_fits": self._num_fits,
             "num_failures": self._num_failures,
-            "updates": self._updates,
-            "batch_size": self._batch_size,
+            "size": self._size,
+            "since": self._since,
             "generator": self._generator.get_state(),
         }
 
@@ -181,19 +180,19 @@ class RAISPredictor:
         self._use(fit)
         self._refit = Refit.finished(following) if state["is_refitting"] else None
         self._num_fits, self._num_failures = state["num_fits"], state["num_failures"]
-        self._updates, self._batch_size = state["updates"], state["batch_size"]
+        self._size, self._since = state["size"], state["since"]
         self._generator.set_state(state["generator"].cpu())
 
     def _advance(self) -> None:
         """Use a fit that began long enough ago, and begin one that is due."""
-        if self._refit is not None and self._updates * self._batch_size >= self._fit_size:
+        if self._refit is not None and self._since >= self._fit_size:
             fit, self._refit = self._refit.result(), None
             self._take_over(fit)
-        if self._updates * self._batch_size >= max(self._fit_size, len(self._recent)):
+        if self._since >= max(self._fit_size, self._size):
             self._begin_refit()
 
     def _begin_refit(self) -> None:
-        self._updates = 0
+        self._size, self._since = len(self._recent), 0
         previous = self._fit.uncertainty_set if self._num_fits else None
         self._refit = Refit(
             *(self._recent.arrays(), self._mean_features(), previous),

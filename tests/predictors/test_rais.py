@@ -88,17 +88,23 @@ class TestSchedule:
             used_after += [update] * int(refits(sampler) - before[1])
         return began_after, used_after
 
-    @pytest.mark.parametrize(("observations", "period"), [(48, 6), (41, 6), (24, 3)])
-    def test_it_refits_at_first_early_and_then_once_for_all_that_it_keeps(self, observations, period, began):
+    # 24, 48, 96 and 192 observations, if so many are kept, and from then on when all of them are new
+    @pytest.mark.parametrize(
+        ("observations", "expected"),
+        [(192, [3, 6, 12, 24]), (48, [3, 6, 12, 18, 24]), (41, [3, 6, 12, 18, 24]), (24, list(range(3, 25, 3)))],
+    )
+    def test_it_refits_when_observations_have_doubled_and_then_once_for_all_that_it_keeps(
+        self, observations, expected, began
+    ):
         began_after, used_after = self.begin_and_use(began, make(observations=observations), 24)
-        assert began_after == list(range(3, 25, period))
+        assert began_after == expected
         assert used_after == began_after
 
-    @pytest.mark.parametrize(("observations", "period"), [(48, 6), (41, 6), (24, 3)])
-    def test_a_fit_in_the_background_is_used_a_fixed_number_of_updates_later(self, observations, period, began):
+    @pytest.mark.parametrize("observations", [192, 48, 24])
+    def test_a_fit_in_the_background_is_used_a_fixed_number_of_updates_later(self, observations, began):
         sampler = make(observations=observations, background=True)
         began_after, used_after = self.begin_and_use(began, sampler, 24)
-        assert began_after == list(range(3, 25, period))
+        assert began_after[:2] == [3, 6]
         assert used_after == [update + 3 for update in began_after if update + 3 <= 24]
 
     def test_updates_without_usable_observations_do_not_count(self, began):
@@ -114,7 +120,7 @@ class TestSchedule:
     def test_a_larger_batch_makes_refits_more_frequent(self, began):
         sampler = make(batch_size=24)
         train(sampler, 9, scatter())
-        assert len(began) == refits(sampler) == 4  # after the first, third, fifth and seventh usable update
+        assert len(began) == refits(sampler) == 5  # after the first, second, fourth, sixth and eighth usable update
 
     def test_a_refit_gets_what_is_kept_the_mean_features_and_the_set_before(self, began):
         sampler = make()
@@ -198,7 +204,7 @@ class TestProbabilities:
     def test_are_those_of_the_worst_case_but_for_the_smoothing(self, labels, smoothing):
         sampler = make(labels=labels, smoothing=smoothing)
         losses = scatter()
-        train(sampler, 3 + 3 + 6, losses)  # ends with a refit, and so with a sweep
+        train(sampler, 3 + 3 + 3, losses)  # ends with a refit, and so with a sweep
         assert refits(sampler) == 2
         fitted = predictor_of(sampler)._fit
         features = predictor_of(sampler)._features.describe(torch.arange(24), sampler.step).double()
@@ -355,8 +361,8 @@ class TestFailure:
     @BACKGROUND
     def test_of_a_solver_warns_and_training_goes_on_with_the_set_before(self, background, monkeypatch):
         sampler, losses = make(background=background), scatter()
-        train(sampler, 9, losses)
-        assert refits(sampler) == 1
+        train(sampler, 3 + 10, losses)  # no fit is under way; the next begins two usable updates later
+        assert refits(sampler) == 2
         before = predictor_of(sampler)._fit.uncertainty_set
 
         def fail(*arguments):
@@ -365,13 +371,13 @@ class TestFailure:
         monkeypatch.setattr(uncertainty_fit, "_descend", fail)
         match = r"predictor `rais` failed: .*'l-bfgs' failed \(ArithmeticError: out of luck\); the previous set is used"
         with pytest.warns(RuntimeWarning, match=match):
-            train(sampler, 6, losses)
+            train(sampler, 5, losses)
         assert predictor_of(sampler)._fit.uncertainty_set is before
-        assert (refits(sampler), sampler.metrics()["failed_refits"]) == (2.0, 1.0)
+        assert (refits(sampler), sampler.metrics()["failed_refits"]) == (3.0, 1.0)
         assert_lawful(sampler)
         monkeypatch.undo()
         train(sampler, 6, losses)
-        assert (refits(sampler), sampler.metrics()["failed_refits"]) == (3.0, 1.0)
+        assert (refits(sampler), sampler.metrics()["failed_refits"]) == (4.0, 1.0)
         assert predictor_of(sampler)._fit.uncertainty_set is not before
 
     def test_of_the_first_fit_leaves_the_best_single_feature(self, monkeypatch):
@@ -389,7 +395,7 @@ class TestFailure:
         train(sampler, 8 if background else 5, scatter())
         with pytest.raises(RuntimeWarning, match="predictor `rais` failed"):  # filters make it an error
             train(sampler, 1, scatter())
-        train(sampler, 3, scatter())
+        train(sampler, 2, scatter())
         assert refits(sampler) == sampler.metrics()["failed_refits"] == 1
         assert_lawful(sampler)
 
@@ -478,7 +484,7 @@ class TestState:
             (lambda state: state["fit"].update(k=math.nan), r"\['fit'\]\['k'\]` must be finite; got nan"),
             (lambda state: state["recent"]["rows"].fill_(math.nan), r"\['recent'\]\['rows'\]` must be finite"),
             (lambda state: state["features"]["rows"].fill_(math.inf), r"\['features'\]\['rows'\]` must be finite"),
-            (lambda state: state.update(updates=1.0), r"\['updates'\]` must be of type int; got float"),
+            (lambda state: state.update(since=1.0), r"\['since'\]` must be of type int; got float"),
             (lambda state: state["generator"].zero_(), r"\['generator'\]` is no state of a random generator"),
         ],
     )
@@ -524,10 +530,10 @@ class TestOptions:
         with pytest.raises(TypeError, match="`predictor_options` do not fit the predictor 'rais'"):
             make_sampler(predictor="rais", predictor_options={"obsevations": 9})
 
-    def test_of_32768_observations_kept_1024_are_fitted(self):
+    def test_of_32768_observations_kept_2048_are_fitted(self):
         predictor = predictor_of(make_sampler(predictor="rais"))
         assert predictor._recent._rows.shape == (32_768, 8)
-        assert predictor._fit_size == 1024
+        assert predictor._fit_size == 2048
 
 
 def position(sampler):

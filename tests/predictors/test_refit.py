@@ -276,7 +276,7 @@ class TestSampler:
         options = {"observations": 24, "fit_size": 24, "solver": "l-bfgs"}  # from 3 updates on, a fit is under way
         sampler = ApproxSampler(loader, predictor="rais", predictor_options=options)
         were_fitting = []
-        for _ in range(5):
+        for _ in range(15):
             were_fitting.append(bool(threads()))
             for batch, draw in sampler:
                 assert torch.equal(batch, draw.indices)
