@@ -48,8 +48,8 @@ def jumps(generator):
 
 
 def scatter(generator):
-    """A norm is drawn anew at each step, within 10 % in the first class and over orders of magnitude in the last."""
-    typical, deviation = (1.5 * normal(generator)).exp(), 0.1 + 0.25 * LABELS
+    """A norm is drawn anew at each step, within 10 % in the first class and by a factor of four or so in the last."""
+    typical, deviation = (1.5 * normal(generator)).exp(), 0.1 + 0.15 * LABELS
     while True:
         yield typical * torch.exp(deviation * normal(generator) - deviation**2 / 2)
 
@@ -110,4 +110,4 @@ def test_no_fixed_smoothing_is_best_everywhere():
         max(best_fixed(world, PointEstimate) - worth(world, PointEstimate, fraction) for world in worlds)
         for fraction in FRACTIONS
     ]
-    assert min(losses) > -2 * WITHIN
+    assert min(losses) > -WITHIN
