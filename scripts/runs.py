@@ -7,12 +7,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from configuration import Config
 from evaluation import Evaluation
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
+GAIN_FILE = "gain.jsonl"
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -22,9 +24,9 @@ def write_atomically(path: Path, text: str) -> None:
     unfinished.replace(path)
 
 
-def json_line(evaluation: Evaluation) -> str:
-    """Return the row as a line of `metrics.jsonl`."""
-    return json.dumps(asdict(evaluation)) + "\n"
+def json_line(row: Any) -> str:
+    """Return a row, a dataclass, as a line of a JSON Lines file."""
+    return json.dumps(asdict(row)) + "\n"
 
 
 def config_text(config: Config) -> str:

@@ -21,7 +21,7 @@ from gain_plot import plot_gain
 from methods import Method
 from options import add_training_options, json_object, training_options
 from plots import plot_runs
-from runs import CONFIG_FILE, METRICS_FILE, config_text, json_line, write_atomically
+from runs import CONFIG_FILE, GAIN_FILE, METRICS_FILE, config_text, json_line, write_atomically
 from tasks import load_task
 from training import Training
 
@@ -45,6 +45,7 @@ def main() -> None:
         print(f"train.py: stopped at step {training.step}; what there is was saved", file=sys.stderr)
     torch.save(training.state_dict(), arguments.out / "checkpoint.pt")
     if training.gain is not None and training.trace:
+        write_atomically(arguments.out / GAIN_FILE, "".join(map(json_line, training.trace)))
         plot_gain(training.trace, training.task, config, arguments.out / "gain.png")
     if evaluations:
         print(summary(training, evaluations[-1]))

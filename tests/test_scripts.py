@@ -72,6 +72,8 @@ class TestTrain:
         assert rows[-1]["step"] < 120 <= rows[-1]["effective_steps"] < 130
         assert rows[-1]["learning_rate"] == pytest.approx(0.1 * 0.1**2 * rows[-1]["gain_ratio"])
         assert f"after {rows[-1]['step']} steps (worth 1" in done.stdout
+        trace = [json.loads(line) for line in (tmp_path / "run" / "gain.jsonl").read_text().splitlines()]
+        assert [row["step"] for row in trace] == list(range(1, rows[-1]["step"] + 1))
         assert (tmp_path / "run" / "gain.png").read_bytes().startswith(b"\x89PNG")
         checkpoint = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
         assert checkpoint["schedule"]["effective_steps"] == rows[-1]["effective_steps"]
@@ -83,7 +85,9 @@ class TestTrain:
 
     def test_the_step_schedule_falls_to_a_tenth_at_half_and_three_quarters(self, scripts):
         schedule = scripts("training").StepSchedule(8)
-        assert [schedule(step) for step in range(9)] == pytest.approx([1] * 4 + [0.1] * 2 + [0.01] * 3)
+        expected = pytest.approx([1] * 4 + [0.1] * 2 + [0.01] * 3)
+        assert [schedule(step) for step in range(9)] == expected
+        assert [schedule(step) for step in np.arange(9)] == expected
 
     def test_names_the_predictors_when_it_does_not_know_one(self, tmp_path):
         done = run_script("train.py", "--predictor", "oraculous", "--out", tmp_path / "run")
