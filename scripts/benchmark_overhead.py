@@ -1,7 +1,8 @@
 """Time what the sampler adds to a training step, beside the step itself, in one run.
 
-What `rais` adds now and then, its refits in a thread that shares the cores with training and the sweeps after them, no
-single call shows: for it whole blocks of steps, from one refit to the next, are timed with the sampler and without.
+What `rais` does now and then, its refits and the sweeps after them, no median shows. It is timed over all updates from
+one refit to the next, with the fit in the same thread, as if all of its time were lost to training, and shared out among
+them.
 
 Example:
     python scripts/benchmark_overhead.py --out runs/bench
@@ -13,8 +14,9 @@ import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from time import perf_counter
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,12 +31,9 @@ IMAGE_SHAPE = (1, 28, 28)
 NUM_SAMPLES = 60_000
 NUM_CLASSES = 10
 PREDICTORS = ("last-loss", "class-gaussian", "lstm", "rais")
-IN_BLOCKS = ("rais",)
-BLOCK = 32
-"""Steps from one refit to the next: 4,096 observations of 128 a batch."""
-
-ROUNDS_A_BLOCK = 20
-"""So many rounds of single calls to a block."""
+REFITTING = ("rais",)
+PERIOD = 256
+"""Updates from one refit to the next: 32,768 observations of 128 a batch."""
 
 
 class Step:
@@ -58,9 +57,11 @@ class Step:
 class Sampling:
     """What a sampler does in a step: a draw and an update, timed apart."""
 
-    def __init__(self, predictor: str, batch_size: int) -> None:
+    def __init__(self, predictor: str, batch_size: int, options: dict[str, Any] | None = None) -> None:
         labels = torch.randint(NUM_CLASSES, (NUM_SAMPLES,), generator=torch.Generator().manual_seed(0))
-        self.sampler = ImportanceSampler(NUM_SAMPLES, batch_size, predictor=predictor, labels=labels)
+        self.sampler = ImportanceSampler(
+            NUM_SAMPLES, batch_size, predictor=predictor, labels=labels, predictor_options=options
+        )
         self.observed = torch.rand(batch_size, generator=torch.Generator().manual_seed(1))
         draw = self.sampler.draw()
         while draw.probabilities[0] * NUM_SAMPLES == 1:  # the first epoch is uniform, and so cheaper
@@ -116,29 +117,19 @@ def measure(model: str, batch_size: int, rounds: int) -> dict[str, float]:
             call()
             times[name].append(1e3 * (perf_counter() - started))
     medians = {name: median(values) for name, values in times.items()}
-    for predictor in IN_BLOCKS:
-        sampling = Sampling(predictor, batch_size)
-        added = measure_blocks(calls["step"], sampling, max(3, rounds // ROUNDS_A_BLOCK))
-        medians[f"{predictor} in blocks"] = added
-    return medians
+    return medians | {f"{predictor} refits": refit_time(predictor, batch_size) for predictor in REFITTING}
 
 
-def measure_blocks(step: Callable[[], None], sampling: Sampling, blocks: int) -> float:
-    """Return the milliseconds that a sampler adds to a step, the median over blocks timed in turns with and without."""
-
-    def with_sampler() -> None:
+def refit_time(predictor: str, batch_size: int) -> float:
+    """Return the milliseconds an update that refits and sweeps add to its median, everything in this thread."""
+    sampling = Sampling(predictor, batch_size, {"background": False})
+    times = []
+    for update in range(3 * PERIOD):  # by the third period as many observations are kept as will be
         sampling.draw()
-        step()
-        sampling.update()
-
-    def block(call: Callable[[], None]) -> float:
         started = perf_counter()
-        for _ in range(BLOCK):
-            call()
-        return 1e3 * (perf_counter() - started) / BLOCK
-
-    block(with_sampler)  # the first refit, and what it imports
-    return median(block(with_sampler) - block(step) for _ in range(blocks))
+        sampling.update()
+        times += [1e3 * (perf_counter() - started)] if update >= 2 * PERIOD else []
+    return fmean(times) - median(times)
 
 
 def table(times: dict[str, dict[str, float]]) -> str:
@@ -153,8 +144,8 @@ def table(times: dict[str, dict[str, float]]) -> str:
 
 
 def _added(medians: dict[str, float], predictor: str) -> float:
-    in_blocks = medians.get(f"{predictor} in blocks")
-    return medians[f"{predictor} draw"] + medians[f"{predictor} update"] if in_blocks is None else in_blocks
+    parts = ("draw", "update", "refits")
+    return sum(medians.get(f"{predictor} {part}", 0.0) for part in parts)
 
 
 if __name__ == "__main__":
