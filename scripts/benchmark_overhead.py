@@ -1,8 +1,8 @@
 """Time what the sampler adds to a training step, beside the step itself, in one run.
 
 What `rais` does now and then, its refits and the sweeps after them, no median shows. It is timed over all updates from
-one refit to the next, with the fit in the same thread, as if all of its time were lost to training, and shared out among
-them.
+one refit to the next, with the fit in the same thread, as if all of its time were lost to training, and divided by
+their number.
 
 Example:
     python scripts/benchmark_overhead.py --out runs/bench
