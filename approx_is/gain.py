@@ -18,6 +18,9 @@ __all__ = ["LARGEST_GAIN", "GainRatio", "gain_ratio", "second_moments"]
 LARGEST_GAIN = 10.0
 """A ratio estimated above this is an accident of the estimate."""
 
+LARGEST_JUMP = 100.0
+"""A batch's second moment counts as so many times the average at most."""
+
 ROUNDING = 1e-6
 """A ratio above 1 by no more than this is 1: weights are float32, and uniform draws are to gain exactly nothing."""
 
@@ -112,7 +115,7 @@ class GainRatio:
         self._draws = 0  # of the step under way
 
     def observe(self, moments: Tensor, batch_size: int, *, uniform: bool) -> None:
-        """Take in a batch; moments that are not finite are skipped.
+        """Take in a batch; moments that are not finite are skipped, and outliers capped.
 
         Args:
             moments: as `second_moments` returns them, float64 [2].
@@ -129,7 +132,7 @@ class GainRatio:
             self._moments.reset()
         elif all(map(math.isfinite, moments.tolist())):
             self._batches += 1
-            self._moments.update(moments)
+            self._moments.update(moments if self._moments.is_empty else _capped(moments, self._moments.value))
 
     def end_step(self) -> None:
         """Say that the optimizer has stepped: its gradient was of all draws observed since the last time."""
@@ -194,6 +197,11 @@ class GainRatio:
         for name, least in (("batches", 0), ("batch_size", 1), ("draws", 0)):
             if state[name] < least:
                 raise ValueError(f"`{where}[{name!r}]` must be at least {least}; got {state[name]}.")
+
+
+def _capped(moments: Tensor, averages: Tensor) -> Tensor:
+    # one outlier would make the ratio its own, 1 / w, for as long as it is remembered
+    return torch.where(averages > 0, torch.minimum(moments, LARGEST_JUMP * averages), moments)
 
 
 def _ratio(moments: Tensor, otherwise: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -43,6 +44,9 @@ class GainLR:
     For SGD the ratio multiplies the rate. For Adam and its like it only advances the schedule by default: Adam divides
     by the root of its gradients' second moment, which noise is part of, so that less noise already means longer steps;
     multiplying would count the gain twice.
+
+    `sampler.update` must get gradient norms, such as `upper_bound(logits, targets)`: from losses the ratio would be one
+    of squared losses.
 
     The theory is of k = 1, where gradients are unbiased. With k < 1 the second moment of the gradient as it is weighed
     enters. At k = ½ that is uniform's, whatever the probabilities, and below it is larger: the ratio is 1. Between ½
@@ -111,7 +115,9 @@ class GainLR:
         self._scheduled = self.get_last_lr()  # without the gain
         self._steps = 0  # of the optimizer
         if self._signal is not None:
-            self._optimizer.register_step_pre_hook(self._measure_signal)
+            measure = weakref.WeakMethod(self._measure_signal)  # the hook keeps nobody alive, and goes when we do
+            handle = self._optimizer.register_step_pre_hook(lambda *_: (found := measure()) and found())
+            weakref.finalize(self, handle.remove)
 
     @property
     def effective_steps(self) -> float:
@@ -187,7 +193,7 @@ class GainLR:
             else:
                 group["lr"] = rate * factor
 
-    def _measure_signal(self, *_: Any) -> None:
+    def _measure_signal(self) -> None:
         assert self._signal is not None
         if self._steps % self._signal_every == 0:
             moments = self._signal.measure()

@@ -19,6 +19,9 @@ __all__ = ["Learner"]
 SWEEP = 8_192
 """Samples a step that are predicted anew at most after a predictor's revision."""
 
+LARGEST_SWEPT = 2**20
+"""Samples beyond which a sweep would take as long as the next revision: they are predicted anew by and by."""
+
 
 class Learner:
     """Learns from observations, predicts with care, and says whose predictions are due.
@@ -98,7 +101,8 @@ class Learner:
         """
         revision = getattr(self.predictor, "revision", 0)
         if revision != self._revision:
-            self._revision, self._outdated = revision, self.history.num_samples
+            self._revision = revision
+            self._outdated = self.history.num_samples if self.history.num_samples <= LARGEST_SWEPT else 0
         count = min(len(self._others), max(self._rolling, self._outdated))
         if count == 0 or (self._is_local and (warming_up or self._unsettled <= 0)):
             return indices

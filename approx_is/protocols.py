@@ -40,7 +40,7 @@ class Predictor(Stateful, Protocol):
     - `smoothing_fraction` is the share of the mean importance that `smoothing="adaptive"` adds, 1/2 without it: less
       for predictions that are made to be drawn from as they are.
     - `revision` is a number that changes when all predictions have: the sampler asks for everyone's again, some
-      thousands a step, rather than by and by.
+      thousands a step, rather than by and by, if there are not more than a million.
     - `knows_draws = True` gives `update` two more keyword arguments: `weights`, the unbiased weights
       :math:`1/(N p_i)` of the draw, float64 [B], and `drawn_at`, the step after which it was drawn.
     - `metrics()` returns a dict of floats, which the sampler's `metrics()` then holds too.

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["check_generator_state", "check_like"]
+__all__ = ["check_at_least", "check_generator_state", "check_like"]
 
 
 def check_like(state: Any, reference: Any, where: str, *, skip: Collection[str] = ()) -> None:
@@ -37,6 +37,14 @@ def check_like(state: Any, reference: Any, where: str, *, skip: Collection[str] 
         raise ValueError(f"`{where}` must be of type {type(reference).__name__}; got {type(state).__name__}.")
     elif isinstance(state, float) and not math.isfinite(state):
         raise ValueError(f"`{where}` must be finite; got {state}. The state is damaged.")
+
+
+def check_at_least(state: Mapping[str, Any], bounds: Mapping[str, float], where: str) -> None:
+    """Raise `ValueError` unless the named entries, numbers or tensors, are nowhere below their bounds."""
+    for name, bound in bounds.items():
+        least = float(torch.as_tensor(state[name]).min())
+        if least < bound:
+            raise ValueError(f"`{where}[{name!r}]` must be at least {bound:g}; got {least:g}. The state is damaged.")
 
 
 def check_generator_state(state: Tensor, device: torch.device, where: str) -> None:

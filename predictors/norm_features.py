@@ -11,7 +11,7 @@ from torch import Tensor
 from approx_is.history import LossHistory
 from approx_is.labels import classes_of
 from approx_is.moving_average import MovingAverage
-from approx_is.state import check_like
+from approx_is.state import check_at_least, check_like
 
 __all__ = ["FEATURES", "LARGEST_NORM", "NormFeatures"]
 
@@ -111,8 +111,10 @@ class NormFeatures:
 
     def check_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raise `ValueError` unless `load_state_dict` would accept the state."""
-        check_like(state, self.state_dict(), "NormFeatures.load_state_dict(state)")
+        where = "NormFeatures.load_state_dict(state)"
+        check_like(state, self.state_dict(), where)
         self._mean.check_state_dict(state["mean"])
+        check_at_least(state, {"rows": 0, "batch_size": 1, "since_summed": 0}, where)
 
     @property
     def _epochs_a_step(self) -> float:
@@ -151,7 +153,8 @@ class NormFeatures:
         # from scratch, once an epoch: an absurd value leaves rounding errors behind when it is taken out of a sum
         self._since_summed = 0
         self._class_sums.zero_()
-        for chunk in torch.split(torch.arange(self._history.num_samples, device=self._rows.device), CHUNK):
+        for start in range(0, self._history.num_samples, CHUNK):
+            chunk = torch.arange(start, min(start + CHUNK, self._history.num_samples), device=self._rows.device)
             rows = self._rows[chunk]
             self._add_to_classes(chunk, rows[:, LAST].double(), rows[:, DECAYED_WEIGHT] > 0)
 

@@ -18,7 +18,7 @@ from approx_is.predictors.recent_observations import RecentObservations
 from approx_is.predictors.refit import Fit, Refit
 from approx_is.predictors.robust import UncertaintySet
 from approx_is.predictors.uncertainty_set import check_solver
-from approx_is.state import check_generator_state, check_like
+from approx_is.state import check_at_least, check_generator_state, check_like
 
 __all__ = ["RAISPredictor"]
 
@@ -174,6 +174,10 @@ class RAISPredictor:
         check_like(state, self.state_dict(), where)
         check_generator_state(state["generator"], torch.device("cpu"), f"{where}['generator']")
         self._features.check_state_dict(state["features"])
+        self._recent.check_state_dict(state["recent"])
+        check_at_least(state, dict.fromkeys(("num_fits", "num_failures", "size", "since"), 0), where)
+        for name in ("fit", "following"):
+            check_at_least(state[name], {"k": 0, "bound": 0}, f"{where}[{name!r}]")
         fit, following = (Fit.of_state(state[name]) for name in ("fit", "following"))
         self._features.load_state_dict(state["features"])
         self._recent.load_state_dict(state["recent"])

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from approx_is.state import check_like
+from approx_is.state import check_at_least, check_like
 
 __all__ = ["RecentObservations"]
 
@@ -51,6 +51,12 @@ class RecentObservations:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state; raise `ValueError` before changing anything if it does not fit."""
-        check_like(state, self.state_dict(), "RecentObservations.load_state_dict(state)")
+        self.check_state_dict(state)
         self._rows.copy_(state["rows"])
         self._written = state["written"]
+
+    def check_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raise `ValueError` unless `load_state_dict` would accept the state."""
+        where = "RecentObservations.load_state_dict(state)"
+        check_like(state, self.state_dict(), where)
+        check_at_least(state, {"rows": 0, "written": 0}, where)

@@ -117,6 +117,7 @@ class Refit:
         self._thread: Thread | None = None
         self._future: Future[Fit] = Future()
         if background:
+            self._arguments, self._options = arguments, options
             thread = Thread(target=_settle, args=(self._future, arguments, options), name="approx_is-refit")
             thread.start()
             self._thread = thread
@@ -135,6 +136,8 @@ class Refit:
     def result(self) -> Fit:
         """Return the fit when it is done, or raise what it raised; its thread has ended."""
         self._join()
+        if not self._future.done():  # in a process forked from that of the thread
+            _settle(self._future, self._arguments, self._options)
         return self._future.result()
 
     def __del__(self) -> None:

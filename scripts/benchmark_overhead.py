@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean, median
@@ -32,8 +33,8 @@ NUM_SAMPLES = 60_000
 NUM_CLASSES = 10
 PREDICTORS = ("last-loss", "class-gaussian", "lstm", "rais")
 REFITTING = ("rais",)
-PERIOD = 256
-"""Updates from one refit to the next: 32,768 observations of 128 a batch."""
+OBSERVATIONS = 32_768
+"""From one refit to the next."""
 
 
 class Step:
@@ -123,12 +124,12 @@ def measure(model: str, batch_size: int, rounds: int) -> dict[str, float]:
 def refit_time(predictor: str, batch_size: int) -> float:
     """Return the milliseconds an update that refits and sweeps add to its median, everything in this thread."""
     sampling = Sampling(predictor, batch_size, {"background": False})
-    times = []
-    for update in range(3 * PERIOD):  # by the third period as many observations are kept as will be
+    times, period = [], math.ceil(OBSERVATIONS / batch_size)
+    for update in range(3 * period):  # by the third period as many observations are kept as will be
         sampling.draw()
         started = perf_counter()
         sampling.update()
-        times += [1e3 * (perf_counter() - started)] if update >= 2 * PERIOD else []
+        times += [1e3 * (perf_counter() - started)] if update >= 2 * period else []
     return fmean(times) - median(times)
 
 

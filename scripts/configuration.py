@@ -72,6 +72,8 @@ class Config:
             raise ValueError(f"`--predictor {BASELINE}` is plain training, without k and predictor options.")
         if self.predictor == BASELINE and self.gain:
             raise ValueError(f"`--gain` needs a sampler; `--predictor {BASELINE}` has none.")
+        if self.gain and self.observe == "loss":
+            raise ValueError("`--gain` is a ratio of gradient norms. Add `--observe upper-bound`.")
         try:
             torch.zeros(0, device=self.device)
         except (RuntimeError, AssertionError) as error:

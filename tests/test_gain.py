@@ -458,3 +458,14 @@ class TestInASampler:
                 sampler.update(draw, spread_norms(draw.indices))
         assert isinstance(sampler.gain, GainRatio)
         assert sampler.metrics()["gain_ratio"] == sampler.gain.value > 2
+
+
+@pytest.mark.parametrize("outlier", [1e3, 1e15, 1e30])
+def test_one_outlier_does_not_make_the_ratio_its_own(outlier):
+    gain = GainRatio()
+    for _ in range(100):
+        gain.observe(second_moments(torch.ones(8), torch.ones(8).double(), torch.ones(8)), 8, uniform=False)
+    norms, weights = torch.ones(8), torch.ones(8)
+    norms[0], weights[0] = outlier, 0.1  # would be a ratio of 10 until it is forgotten
+    gain.observe(second_moments(norms, weights.double(), weights), 8, uniform=False)
+    assert gain.value < 1.1

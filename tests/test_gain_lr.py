@@ -3,6 +3,7 @@ import functools
 import itertools
 import math
 import types
+import weakref
 
 import laws
 import pytest
@@ -312,6 +313,14 @@ class TestSignal:
         at, signals = self.run(7, signal_every=every)
         assert at == expected
         assert signals == [pytest.approx((20.0, 20.0), rel=1e-5)] * len(expected)
+
+    def test_is_no_longer_reported_to_one_that_is_gone(self):
+        optimizer = make_optimizer()
+        gone = GainLR(StepLR(optimizer, 100), scripted(1.0), signal_every=1)
+        watch, hooks = weakref.ref(gone), len(optimizer._optimizer_step_pre_hooks)
+        del gone
+        assert watch() is None
+        assert len(optimizer._optimizer_step_pre_hooks) == hooks - 1
 
     def test_is_reported_from_the_first_step_on_with_the_optimizers_state_restored(self):
         optimizer, resumed = make_optimizer(), make_optimizer()

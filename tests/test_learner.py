@@ -226,6 +226,12 @@ class TestRevision:
         swept = [due(learner)[1:] for _ in range(4)]
         assert swept == [[4, 5, 6, 7], [8, 9, 0, 1], [2, 3], []]
 
+    def test_more_samples_than_it_would_be_through_with_are_left_to_the_rolling_round(self, monkeypatch):
+        monkeypatch.setattr("approx_is.learner.LARGEST_SWEPT", SIZE - 1)
+        learner = make(Answers(local=False, revision=0), rolling=1)
+        learner.predictor.revision = 1
+        assert [len(due(learner)) for _ in range(3)] == [2, 2, 2]
+
     def test_that_a_predictor_begins_with_is_none(self):
         assert due(make(Answers(local=False, revision=3))) == [7]
 

@@ -83,6 +83,10 @@ class TestTrain:
         assert done.returncode == 1
         assert "`--gain` needs a sampler" in done.stderr
 
+    def test_refuses_a_gain_of_losses(self, scripts):
+        with pytest.raises(ValueError, match=r"`--gain` is a ratio of gradient norms\. Add `--observe upper-bound`"):
+            scripts("configuration").Config("digits", gain=True)
+
     def test_the_step_schedule_falls_to_a_tenth_at_half_and_three_quarters(self, scripts):
         schedule = scripts("training").StepSchedule(8)
         expected = pytest.approx([1] * 4 + [0.1] * 2 + [0.01] * 3)

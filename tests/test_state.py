@@ -5,7 +5,7 @@ from collections import OrderedDict
 import pytest
 import torch
 
-from approx_is.state import check_like
+from approx_is.state import check_at_least, check_like
 
 REFERENCE = {
     "buffer": torch.zeros(2, 3),
@@ -61,3 +61,12 @@ def test_states_of_another_structure_are_refused_by_name(state, message):
 def test_a_tensor_is_no_number():
     with pytest.raises(ValueError, match=r"`step` must be of type int; got Tensor"):
         check_like(torch.tensor(1), 1, "step")
+
+
+def test_entries_below_their_bounds_are_named():
+    state = {"count": 0, "rows": torch.tensor([2.0, -0.5])}
+    check_at_least(state, {"count": 0}, "state")
+    with pytest.raises(ValueError, match=r"`state\['count'\]` must be at least 1; got 0\. The state is damaged"):
+        check_at_least(state, {"count": 1}, "state")
+    with pytest.raises(ValueError, match=r"`state\['rows'\]` must be at least 0; got -0\.5"):
+        check_at_least(state, {"rows": 0}, "state")

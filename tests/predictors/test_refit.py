@@ -246,6 +246,25 @@ def exit_code(child, within):
     return None
 
 
+def test_a_process_forked_in_the_midst_of_a_fit_does_it_itself(monkeypatch):
+    # what the thread would have done is not done there: of the thread nothing is left
+    monkeypatch.setattr(refit, "Thread", Unstarted)
+    arguments = (np.ones((4, 1)), np.arange(1.0, 5.0), np.ones(4)), np.ones(1), None
+    found = Refit(*arguments, size=4, solver="l-bfgs", background=True).result()
+    assert found.uncertainty_set.c == pytest.approx([2.5])
+    assert found.uncertainty_set.d == pytest.approx([1.25])
+
+
+class Unstarted(threading.Thread):
+    """A thread as a forked process finds it: ended, without having done anything."""
+
+    def start(self):
+        pass
+
+    def join(self, timeout=None):
+        pass
+
+
 class TestSampler:
     def test_that_is_deleted_leaves_no_thread(self, gate):
         sampler = make_sampler(16, 8, predictor="rais", predictor_options=FITTING)
