@@ -305,10 +305,11 @@ class TestSampler:
 
 
 PROGRAM = """
-import sys, time
+import signal, sys, time
 from approx_is import ImportanceSampler
 from approx_is.predictors import refit
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start what they put aside with it ignored
 solve = refit.solve_uncertainty_set
 
 def solve_slowly(*arguments, **options):
@@ -338,6 +339,7 @@ class TestProgram:
             return program.communicate(timeout=30)[1]
         finally:
             program.kill()
+            program.communicate()
 
     @pytest.mark.parametrize(("mode", "steps", "pause"), [("background", 4, 600), ("here", 4, 0)])
     def test_that_is_interrupted_ends_when_the_fit_does(self, mode, steps, pause):
