@@ -1,9 +1,12 @@
 """Importance sampling for PyTorch: train on the samples that matter, predicted from their loss history."""
 
+from approx_is.annealing import GeometricAnnealing, LinearAnnealing
 from approx_is.batch_norm import convert_batch_norm
+from approx_is.batches import ScoreError
 from approx_is.draw import Draw
 from approx_is.gain import GainRatio
 from approx_is.gain_lr import GainLR
+from approx_is.gate import VarianceGate
 from approx_is.gradient_norms import per_sample_gradient_norms
 from approx_is.gradient_signal import half_batch_signal
 from approx_is.history import LossHistory
@@ -24,12 +27,16 @@ __all__ = [
     "Draw",
     "GainLR",
     "GainRatio",
+    "GeometricAnnealing",
     "ImportanceSampler",
+    "LinearAnnealing",
     "LossHistory",
     "Predictor",
     "PredictorFactory",
+    "ScoreError",
     "Stateful",
     "SumTree",
+    "VarianceGate",
     "available_predictors",
     "batch_weights",
     "convert_batch_norm",

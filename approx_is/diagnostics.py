@@ -12,7 +12,26 @@ from torch import Tensor
 from approx_is.moving_average import MovingAverage
 from approx_is.state import check_like
 
-__all__ = ["RunningDiagnostics", "captured", "effective_sample_size", "variance_ratio"]
+__all__ = [
+    "RunningDiagnostics",
+    "batch_increment",
+    "captured",
+    "effective_sample_size",
+    "increment_of_moments",
+    "variance_ratio",
+]
+
+
+NAMES = (
+    "observed_importance",
+    "variance_ratio",
+    "captured",
+    "tau",
+    "batch_size_increment",
+    "calibration",
+    "effective_sample_size",
+)
+"""Of what `RunningDiagnostics` measures."""
 
 
 def effective_sample_size(weights: Tensor) -> Tensor:
@@ -66,6 +85,35 @@ def captured(importance: Tensor, probabilities: Tensor) -> float:
     return _log_share(variance_ratio(importance, probabilities), ideal)
 
 
+def batch_increment(importance: Tensor) -> float:
+    r"""Return :math:`\tau`, the batch size increment that draws exactly in proportion to the importance are worth.
+
+    .. math:: \frac1\tau = \sqrt{1 - \frac{\|g - u\|^2}{\sum_i g_i^2}}, \quad g_i = \frac{v_i}{\sum_j v_j}, \quad
+        \tau = \frac{\sqrt{\frac1n \sum_i v_i^2}}{\frac1n \sum_i v_i}
+
+    Reference:
+        Katharopoulos & Fleuret (2018), eq. 26. The second moment of a gradient falls by :math:`\tau^2`.
+
+    Args:
+        importance: v of samples drawn uniformly, float [n], ≥ 0.
+
+    Returns:
+        :math:`\tau \in [1, \sqrt n]`; 1 if all are 0.
+
+    Example:
+        >>> round(batch_increment(torch.tensor([1.0, 2.0, 3.0, 4.0])), 5)
+        1.09545
+    """
+    importance = importance.double()
+    mean_square, mean = torch.stack([importance.square().mean(), importance.mean()]).tolist()
+    return increment_of_moments(mean_square, mean)
+
+
+def increment_of_moments(mean_square: float, mean: float) -> float:
+    r"""Return :math:`\tau`, see `batch_increment`, of the means of :math:`v^2` and :math:`v`; 1 if they are 0."""
+    return max(1.0, math.sqrt(mean_square) / mean) if mean > 0 else 1.0
+
+
 class RunningDiagnostics:
     """Moving averages over the draws, from which `metrics` are computed; nothing is transferred until they are read.
 
@@ -76,28 +124,28 @@ class RunningDiagnostics:
 
     def __init__(self, *, rate: float = 0.005, device: torch.device | str = "cpu") -> None:
         self._moments = MovingAverage(rate, 5, device=device)
-        self._warming_up = True
+        self._uniform = True
 
     def update(
-        self, weights: Tensor, unbiased: Tensor, observed: Tensor, predicted: Tensor, *, warming_up: bool
+        self, weights: Tensor, unbiased: Tensor, observed: Tensor, predicted: Tensor, *, uniform: bool
     ) -> Tensor:
         """Take in one batch and return its estimate of the data set's mean importance.
 
-        The averages start anew when the warm-up is over: before, nothing was drawn by prediction.
+        The averages start anew when draws by importance follow plain epochs, and the reverse.
 
         Args:
             weights: the weights of the draw, for any k, float [B].
             unbiased: the weights that k = 1 would have, :math:`1/(N p_i)`, float64 [B].
             observed: observed importances, finite, float [B].
             predicted: what the predictor expected of them, float [B].
-            warming_up: whether the batch was drawn uniformly, before there were predictions.
+            uniform: whether the batch is one of a plain epoch.
 
         Returns:
             Mean of `unbiased * observed`, a float64 scalar.
         """
-        if self._warming_up and not warming_up:
+        if uniform != self._uniform:
             self._moments.reset()
-        self._warming_up = warming_up
+        self._uniform = uniform
         importance = unbiased * observed
         moments = torch.stack([importance, importance * observed, importance**2, unbiased * predicted]).mean(1)
         self._moments.update(torch.cat([moments, effective_sample_size(weights).unsqueeze(0)]))
@@ -109,32 +157,30 @@ class RunningDiagnostics:
         - `observed_importance`: estimated mean of the observed importance over the data set.
         - `variance_ratio`: second moment of uniform draws over that of these draws (at k = 1), from the draws alone.
         - `captured`: `variance_ratio` as a share of the best one could have, in logarithms, see `captured`.
+        - `tau`: batch size increment that ideal draws would be worth, see `batch_increment`.
+        - `batch_size_increment`: the same of these draws, the square root of `variance_ratio`.
         - `calibration`: predicted over observed importance; below 1, predictions are too low.
         - `effective_sample_size`: how many equally weighted draws a batch was worth.
         """
         if self._moments.is_empty:
-            return dict.fromkeys(
-                ("observed_importance", "variance_ratio", "captured", "calibration", "effective_sample_size"), math.nan
-            )
+            return dict.fromkeys(NAMES, math.nan)
         mean, uniform, weighted, predicted, sample_size = self._moments.value.unbind()
         ratio = _ratio(uniform, weighted)
-        return {
-            "observed_importance": mean.item(),
-            "variance_ratio": ratio,
-            "captured": _log_share(ratio, _ratio(uniform, mean**2)),
-            "calibration": _ratio(predicted, mean),
-            "effective_sample_size": sample_size.item(),
-        }
+        tau = increment_of_moments(uniform.item(), mean.item())
+        captured = _log_share(ratio, _ratio(uniform, mean**2))
+        calibration = _ratio(predicted, mean)
+        figures = (mean.item(), ratio, captured, tau, math.sqrt(ratio), calibration, sample_size.item())
+        return dict(zip(NAMES, figures, strict=True))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the averages."""
-        return {"moments": self._moments.state_dict(), "warming_up": self._warming_up}
+        return {"moments": self._moments.state_dict(), "uniform": self._uniform}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the averages; raise `ValueError` before changing anything if the state does not fit."""
         self.check_state_dict(state)
         self._moments.load_state_dict(state["moments"])
-        self._warming_up = state["warming_up"]
+        self._uniform = state["uniform"]
 
     def check_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raise `ValueError` unless `load_state_dict` would accept the state."""

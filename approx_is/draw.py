@@ -7,16 +7,26 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-__all__ = ["Draw", "Ticket", "check_per_sample", "check_ticket"]
+__all__ = ["Draw", "Ticket", "check_candidates", "check_per_sample", "check_ticket"]
 
 
 @dataclass(eq=False)
 class Ticket:
-    """Ties every copy of a draw to the sampler that made it, and remembers whether it was used."""
+    """Ties every copy of a draw to the sampler that made it, and remembers whether it was used.
+
+    Attributes:
+        owner: of the draw.
+        place: in the uniform epochs, see `UniformEpochs`; None if it was drawn by importance.
+        drawn_at: updates that the sampler had seen.
+        choose: how many are to be chosen from these, uniform candidates, once they are scored; 0 for a batch to train
+            on.
+        spent: whether it was used for an update.
+    """
 
     owner: object
-    is_warm_up: bool = False
-    drawn_at: int = 0  # updates that the sampler had seen
+    place: int | None = None
+    drawn_at: int = 0
+    choose: int = 0
     spent: bool = False
 
 
@@ -43,9 +53,14 @@ class Draw:
         return len(self.indices)
 
     @property
-    def is_warm_up(self) -> bool:
-        """Whether it belongs to the first epoch, which visits every sample once."""
-        return self._ticket is not None and self._ticket.is_warm_up
+    def is_uniform(self) -> bool:
+        """Whether it is a batch of a plain epoch, of weight 1: in the first one, and while the gate is closed."""
+        return self._ticket is not None and self._ticket.place is not None
+
+    @property
+    def is_batch(self) -> bool:
+        """Whether it is to be trained on; False for candidates, see `ImportanceSampler.request`."""
+        return self._ticket is None or self._ticket.choose == 0
 
     @property
     def drawn_at(self) -> int:
@@ -72,6 +87,8 @@ class Draw:
             tensor(2.5000)
         """
         check_per_sample(losses, len(self), "Draw.weighted_mean(losses)")
+        if self.is_uniform:
+            return losses.mean(dtype=torch.promote_types(losses.dtype, self.weights.dtype))
         return (_moved(self.weights, losses.device) * losses).mean()
 
     def to(self, device: torch.device | str) -> Draw:
@@ -97,7 +114,17 @@ def check_ticket(draw: Draw, owner: object) -> Ticket:
         raise ValueError(
             "`update(draw)` must be called once a draw; this one was used already. Call it once, after the step."
         )
+    if draw._ticket.choose:
+        raise ValueError("`update(draw)` must be a batch; these are candidates. Score them, and `choose` from them.")
     return draw._ticket
+
+
+def check_candidates(draw: Draw, owner: object) -> None:
+    """Raise unless `owner` made the draw and it is candidates to choose from."""
+    if not isinstance(draw, Draw):
+        raise TypeError(f"`choose(candidates, scores)` must get a Draw first; got {type(draw).__name__}.")
+    if draw._ticket is None or draw._ticket.owner is not owner or draw.is_batch:
+        raise ValueError("`choose(candidates)` must be candidates of this sampler. Pass on what `request` returned.")
 
 
 def _moved(values: Tensor, device: torch.device | str) -> Tensor:

@@ -114,11 +114,11 @@ class GainRatio:
         self._batch_size = 1
         self._draws = 0  # of the step under way
 
-    def observe(self, moments: Tensor, batch_size: int, *, uniform: bool) -> None:
+    def observe(self, moments: Tensor | None, batch_size: int, *, uniform: bool) -> None:
         """Take in a batch; moments that are not finite are skipped, and outliers capped.
 
         Args:
-            moments: as `second_moments` returns them, float64 [2].
+            moments: as `second_moments` returns them, float64 [2]; None will do for a uniform batch.
             batch_size: draws in the batch.
             uniform: whether they were uniform: nothing is gained, and the moments' averages start anew after it.
 
@@ -129,8 +129,9 @@ class GainRatio:
         self._draws += self._batch_size
         if uniform:
             self._batches = 0
-            self._moments.reset()
-        elif all(map(math.isfinite, moments.tolist())):
+            if not self._moments.is_empty:
+                self._moments.reset()
+        elif moments is not None and all(map(math.isfinite, moments.tolist())):
             self._batches += 1
             self._moments.update(moments if self._moments.is_empty else _capped(moments, self._moments.value))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,22 @@ class LossHistory:
     def coverage(self) -> Tensor:
         """Return the share of samples observed at least once, a scalar. Reads one byte of every sample."""
         return self._writes.count_nonzero() / self.num_samples
+
+    def metrics(self, step: int, epoch_steps: float) -> dict[str, float]:
+        """Return figures about what is known, at a step; reads five bytes of every sample.
+
+        - `coverage`: share of samples observed at least once.
+        - `epoch_coverage`: share observed within the last epoch, `epoch_steps` steps.
+        - `staleness`: mean age of the latest observation in epochs, over samples that have one; NaN if none has.
+        """
+        num_seen = int(self._writes.count_nonzero())
+        num_recent = int((self._last_step > max(step - epoch_steps, 0)).count_nonzero())
+        mean_step = float(self._last_step.sum(dtype=torch.int64)) / num_seen if num_seen else math.nan
+        return {
+            "coverage": num_seen / self.num_samples,
+            "epoch_coverage": num_recent / self.num_samples,
+            "staleness": (step - mean_step) / epoch_steps,
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Return the buffers (not copied) and the last step."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +11,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from approx_is.checks import check_indices, check_not_negative, check_number, check_positive, check_seed
+from approx_is.checks import check_importance, check_indices, check_number, check_positive, check_seed
 from approx_is.diagnostics import RunningDiagnostics
-from approx_is.draw import Draw, Ticket, check_per_sample, check_ticket
+from approx_is.draw import Draw, Ticket, check_candidates, check_per_sample, check_ticket
+from approx_is.drawer import Drawer
 from approx_is.gain import GainRatio, second_moments
+from approx_is.gate import Gate, Look, VarianceGate
+from approx_is.gates import make_gate
 from approx_is.history import LossHistory, average_duplicates
 from approx_is.labels import check_labels
 from approx_is.learner import Learner
+from approx_is.observation import Observation
 from approx_is.proposal import Proposal
-from approx_is.protocols import Predictor, PredictorFactory
+from approx_is.protocols import Predictor, PredictorFactory, ScoringPredictor
 from approx_is.registry import build_predictor
 from approx_is.smoothing import Smoothing, make_smoothing
 from approx_is.state import check_like
-from approx_is.warm_up import WarmUp
-from approx_is.weighting import check_k, importance_weights
+from approx_is.uniform_epochs import UniformEpochs
+from approx_is.weighting import check_exponent
 
 __all__ = ["ImportanceSampler"]
 
@@ -39,6 +43,9 @@ class ImportanceSampler:
     smoothing constant, and their losses weigh :math:`(N p_i)^{-k}`. After each update the drawn samples are predicted
     anew, and so is a rolling part of the others.
 
+    With a gate, the default at k = 1, all that begins when it pays, and as long as it does not epochs stay as plain as
+    the first: see `VarianceGate`.
+
     `ApproxSampler` does the same around a `DataLoader`. `gain` says what the draws gain over uniform ones; `GainLR`
     follows it.
 
@@ -49,7 +56,8 @@ class ImportanceSampler:
         num_samples: size N of the data set.
         batch_size: draws a batch, B; may exceed N.
         predictor: a name (`available_predictors()`), a factory (see `PredictorFactory`) or an instance.
-        k: bias exponent in (−∞, 1]: 1 is unbiased, below it hard samples count for more.
+        k: bias exponent in (−∞, 1]: 1 is unbiased, below it hard samples count for more; or a function of the number of
+            updates so far, such as `LinearAnnealing`.
         labels: class of each sample, integer [N] or [N, 1]; None to do without.
         num_classes: number of classes C; None for the largest label + 1; not used without labels.
         smoothing: "adaptive" (half the mean importance, or what suits the predictor), a constant ≥ 0, an
@@ -57,6 +65,8 @@ class ImportanceSampler:
         window: observations remembered of each sample, in [1, 127].
         candidates: draw each batch from that many uniformly chosen samples, predicted just then, rather than from all:
             the paper's line 4, at most N. Rare samples are then seldom within reach. None draws from all.
+        gate: a `VarianceGate` to draw by importance only while it pays; None to do so always; "auto" for the former at
+            k = 1, where that is a matter of variance, and the latter otherwise.
         refresh: largest age of a prediction in epochs, > 0: `batch_size / refresh` samples beyond those drawn are
             predicted anew each step.
         drop_last: leave out the first epoch's last batch if it would be smaller than the others.
@@ -70,7 +80,7 @@ class ImportanceSampler:
         ValueError: an argument is out of bounds; the message names it.
 
     Example:
-        >>> sampler = ImportanceSampler(num_samples=4, batch_size=4, predictor="last-loss", k=1.0)
+        >>> sampler = ImportanceSampler(num_samples=4, batch_size=4, predictor="last-loss", k=0.5)
         >>> sampler.update(sampler.draw(), torch.ones(4))
         >>> sampler.probabilities()
         tensor([0.2500, 0.2500, 0.2500, 0.2500], dtype=torch.float64)
@@ -82,12 +92,13 @@ class ImportanceSampler:
         batch_size: int,
         *,
         predictor: str | PredictorFactory | Predictor = "lstm",
-        k: float = 1.0,
+        k: float | Callable[[int], float] = 1.0,
         labels: Any = None,
         num_classes: int | None = None,
         smoothing: str | float | Smoothing = "adaptive",
         window: int = 10,
         candidates: int | None = None,
+        gate: str | VarianceGate | None = "auto",
         refresh: float = 0.5,
         drop_last: bool = False,
         seed: int = 0,
@@ -98,136 +109,195 @@ class ImportanceSampler:
     ) -> None:
         self.num_samples = check_positive(num_samples, "num_samples")
         self.batch_size = check_positive(batch_size, "batch_size")
-        self.k = check_k(k, "ApproxSampler")
+        self._exponent = check_exponent(k, "ApproxSampler")
         self.device = torch.device("cpu" if device is None else device)
-        self._candidates = None
         if candidates is not None:
-            self._candidates = check_positive(candidates, "candidates", at_most=num_samples)
+            candidates = check_positive(candidates, "candidates", at_most=num_samples)
         if not check_number(refresh, "refresh") > 0:
             raise ValueError(
                 f"`refresh` must be positive, in epochs; got {refresh}. Use math.inf to predict drawn samples only."
             )
         labels, num_classes = check_labels(labels, num_samples, num_classes)
         labels = None if labels is None else labels.to(self.device)
-        draws, warm_up, start = (int(word) for word in np.random.SeedSequence(check_seed(seed)).generate_state(3))
-        smallest_batch = batch_size if drop_last else 1
-        self._warm_up = WarmUp(num_samples, seed=warm_up, smallest_batch=smallest_batch, device=self.device)
+        draws, epochs, start = (int(word) for word in np.random.SeedSequence(check_seed(seed)).generate_state(3))
         history = LossHistory(num_samples, window, dtype=history_dtype, device=self.device, path=history_path)
         arguments = (history, labels, num_classes, torch.Generator().manual_seed(start))
         built = build_predictor(predictor, arguments, predictor_options)
+        self.scorer = built if isinstance(built, ScoringPredictor) else None
         smoothing = make_smoothing(smoothing, fraction=getattr(built, "smoothing_fraction", 0.5))
-        self._proposal = Proposal(num_samples, smoothing, seed=draws, device=self.device)
+        self._drawer = Drawer(
+            num_samples,
+            UniformEpochs(num_samples, seed=epochs, smallest_batch=batch_size if drop_last else 1, device=self.device),
+            Proposal(num_samples, smoothing, seed=draws, device=self.device),
+            make_gate(gate, k=k, scorer=self.scorer, epoch_steps=num_samples / batch_size),
+            exponent=self._exponent,
+            scorer=self.scorer,
+            candidates=candidates,
+        )
         self._learner = Learner(history, built, labels, num_classes, rolling=math.ceil(batch_size / refresh))
         self._diagnostics = RunningDiagnostics(device=self.device)
         self.gain = GainRatio(device=self.device)
-        self._owner = object()
         self.step = 0
         self._not_finite = 0
 
+    @property
+    def k(self) -> float:
+        """The bias exponent of the next draw."""
+        return self._exponent(self.step)
+
+    @property
+    def gate(self) -> Gate:
+        """The gate: `gate.is_open`, and `gate.verdict` in words."""
+        return self._drawer.gate
+
     def draw(self, batch_size: int | None = None) -> Draw:
         """Draw a batch.
+
+        With a predictor that scores candidates, such as `upper-bound`, they are handed to it as indices, int64 [S]:
+        give it a `score` of your own that takes them.
 
         Args:
             batch_size: number of draws B; None for the sampler's.
 
         Returns:
-            The draw. The first epoch's last one may be smaller than asked for.
+            The draw. The last one of a plain epoch may be smaller than asked for.
+
+        Raises:
+            ValueError: `batch_size` is not positive.
+            ScoreError: the score went wrong; nothing was drawn that is not to be drawn again.
+        """
+        draw = self.request(batch_size)
+        if draw.is_batch:
+            return draw
+        assert self.scorer is not None
+        return self.choose(draw, self.scorer.score(draw.indices, len(draw), self.batch_size))[0]
+
+    def request(self, batch_size: int | None = None) -> Draw:
+        """Draw a batch, or with a predictor that scores samples the candidates that it is to be chosen from.
+
+        Args:
+            batch_size: number of draws B; None for the sampler's.
+
+        Returns:
+            A batch if `is_batch`, else candidates, uniformly drawn, to be scored and given to `choose`.
 
         Raises:
             ValueError: `batch_size` is not positive.
         """
         batch_size = self.batch_size if batch_size is None else check_positive(batch_size, "draw(batch_size)")
-        indices = self._warm_up.take(batch_size)
-        if indices is not None:
-            return self._make_draw(indices, self._uniform(len(indices)), is_warm_up=True)
-        if self._candidates is None:
-            return self._make_draw(*self._proposal.draw(batch_size))
-        pool = self._proposal.draw_pool(self._candidates)
-        return self._make_draw(*self._proposal.draw_from_pool(batch_size, pool, self._learner.predict(pool)))
+        draw = self._drawer.request(batch_size, self.step)
+        if draw.is_batch or self.scorer is not None:
+            return draw
+        return self._drawer.choose(draw, self._learner.predict(draw.indices))[0]
 
-    def update(self, draw: Draw, observed: Tensor) -> None:
+    def choose(self, candidates: Draw, scores: Tensor) -> tuple[Draw, Tensor]:
+        """Choose a batch from candidates, with replacement and in proportion to their smoothed scores.
+
+        Args:
+            candidates: what `request` returned.
+            scores: importance of each candidate, float [S], finite and ≥ 0.
+
+        Returns:
+            The draw, and its positions among the candidates, int64 [B].
+
+        Raises:
+            ValueError: the draw is no candidates of this sampler, or the scores' shape is wrong or one is negative or
+                not finite.
+        """
+        check_candidates(candidates, self._drawer.owner)
+        check_importance(scores, candidates.indices.shape, "choose(scores)")
+        return self._drawer.choose(candidates.to(self.device), scores.detach().to(self.device))
+
+    def update(self, draw: Draw, observed: Tensor | Callable[[], Tensor]) -> None:
         """Remember what was observed of a draw, let the predictor learn from it, and predict anew.
 
         Args:
             draw: a draw of this sampler, not used for an update before.
             observed: importance of each drawn sample, float [B] ≥ 0, on any device, with or without grad: the losses,
                 or `upper_bound(logits, targets)`. Entries that are not finite are counted in `metrics()` and left out.
+                Or a function that returns it, which is not called while a closed gate has no use for it.
 
         Raises:
             TypeError: `draw` is no draw or `observed` no tensor.
             ValueError: the draw is another sampler's or was used before, the shape is wrong, or a value is negative.
-                The sampler is as it was.
+                The sampler is as it was. A closed gate may not look at the values.
         """
-        ticket = check_ticket(draw, self._owner)
-        check_per_sample(observed, len(draw), "update(observed)")
-        indices, probabilities, weights = (t.to(self.device) for t in (draw.indices, draw.probabilities, draw.weights))
-        observed = observed.detach().to(self.device)
-        check_not_negative(observed, "update(observed)")
-        observed = observed.to(torch.float32)
-        finite = observed.isfinite()
-        num_left_out = len(finite) - int(finite.count_nonzero())
-        if num_left_out:
-            indices, probabilities, weights, observed = (t[finite] for t in (indices, probabilities, weights, observed))
+        ticket = check_ticket(draw, self._drawer.owner)
+        drawn = ticket.place is None
+        look = self.gate.look(drawn=drawn)
+        observation = self._read(draw, observed, look)
         ticket.spent = True
         self.step += 1
-        self._not_finite += num_left_out
-        if len(indices):
-            unbiased = 1 / (probabilities * self.num_samples)
-            self._learn(indices, observed, weights, unbiased, ticket)
+        if look is Look.LEARN and observation is not None:
+            self._learn(observation, ticket)
+        else:
+            self.gain.observe(None, len(draw), uniform=True)
+        if look is Look.GLANCE and observation is not None:
+            self.gate.observe(observation.importance, observation.unbiased, None, drawn=drawn)
+        self.gate.end_step(look, drawn=drawn)
 
-    def probabilities(self, indices: Tensor | None = None) -> Tensor:
+    def probabilities(self, indices: Tensor | None = None, *, gated: bool = True) -> Tensor:
         """Return the probability of samples in the next draw.
 
-        With `candidates` it is the probability were all samples candidates.
+        With `candidates` it is the probability were all samples candidates, and so it is with a predictor that scores
+        them, by what was last observed of each.
 
         Args:
             indices: samples, int64 [B]; None for all.
+            gated: whether it is 1/N in plain epochs; if not, it is what samples would be drawn with otherwise.
 
         Returns:
             Probabilities, float64 [B] or [N], all positive; over all samples they sum to 1.
         """
         if indices is not None:
             indices = check_indices(indices, self.num_samples, "probabilities(indices)").to(self.device)
-        if not self._warm_up.finished:
-            return self._uniform(self.num_samples if indices is None else len(indices))
-        return self._proposal.probabilities(indices)
+        return self._drawer.probabilities(indices) if gated else self._drawer.proposal.probabilities(indices)
 
     def metrics(self) -> dict[str, float]:
-        """Return figures to log, all floats; reads one byte of every sample, so call it now and then, not every step.
+        """Return figures to log, all floats; reads five bytes of every sample, so call it now and then, not every step.
 
-        Those of `RunningDiagnostics.metrics` and of the predictor, if it has any, and `step` (updates so far),
-        `coverage` (share of samples observed at least once), `smoothing` (the constant in use), `gain_ratio` (see
-        `GainRatio`), `not_finite` (observations left out) and `rejected_predictions` (predictions that were negative or
-        not finite, replaced by the class's mean).
+        Those of `RunningDiagnostics.metrics`, `LossHistory.metrics`, the gate, and of the predictor, if it has any, and
+        `step` (updates so far), `smoothing` (the constant in use), `gain_ratio` (see `GainRatio`), `not_finite`
+        (observations left out) and `rejected_predictions` (predictions that were negative or not finite, replaced by
+        the class's mean).
         """
+        own_scale = {"calibration": math.nan} if self._learner.own_scale else {}
         return {
             **self._learner.metrics(),
             **self._diagnostics.metrics(),
+            **own_scale,
+            **self.gate.metrics(),
             "gain_ratio": self.gain.value,
             "step": float(self.step),
-            "coverage": float(self._learner.history.coverage()),
-            "smoothing": float(self._proposal.constant),
+            **self._learner.history.metrics(self.step, self.num_samples / self.batch_size),
+            "smoothing": float(self._drawer.proposal.constant),
             "not_finite": float(self._not_finite),
             "rejected_predictions": float(self._learner.rejected),
         }
 
+    def begin_epoch(self) -> None:
+        """Say that an epoch begins: a plain one then sees every sample once, whatever was left of the last."""
+        self._drawer.epochs.begin_epoch()
+
     def restore_draw(
-        self, indices: Tensor, probabilities: Tensor, weights: Tensor, *, is_warm_up: bool, drawn_at: int
+        self, indices: Tensor, probabilities: Tensor, weights: Tensor, *, place: int | None, drawn_at: int, choose: int
     ) -> Draw:
         """Return a draw of this sampler that was made before its state was saved."""
-        return Draw(indices, probabilities, weights, Ticket(self._owner, is_warm_up, drawn_at)).to(self.device)
+        ticket = Ticket(self._drawer.owner, place, drawn_at, choose)
+        return Draw(indices, probabilities, weights, ticket).to(self.device)
 
     def take_back(self, draws: list[Draw]) -> None:
-        """Forget the latest draws, none of them trained on: as many samples of the first epoch come again.
+        """Forget the latest draws, none of them trained on: samples of a plain epoch come again.
 
-        The same ones, unless workers deliver out of turn; then a few are visited twice, and a few not yet.
+        The same ones, unless workers deliver out of turn; then a few are visited twice.
         """
-        self._warm_up.give_back(sum(len(draw) for draw in draws if draw.is_warm_up))
+        self._drawer.take_back(draws)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the complete state: with it, a sampler built with the same arguments goes on bit by bit as this one.
 
-        Tensors are not copied, as in `torch.nn.Module.state_dict`: save it, or copy it, before training on.
+        But for the clock of a gate that measures times, see `VarianceGate`. Tensors are not copied, as in
+        `torch.nn.Module.state_dict`: save it, or copy it, before training on.
         """
         return {
             "version": STATE_VERSION,
@@ -235,9 +305,8 @@ class ImportanceSampler:
             "predictor_class": type(self._learner.predictor).__qualname__,
             "step": self.step,
             "not_finite": self._not_finite,
-            "proposal": self._proposal.state_dict(),
+            "drawer": self._drawer.state_dict(),
             "learner": self._learner.state_dict(),
-            "warm_up": self._warm_up.state_dict(),
             "diagnostics": self._diagnostics.state_dict(),
             "gain": self.gain.state_dict(),
         }
@@ -246,13 +315,12 @@ class ImportanceSampler:
         """Restore a state.
 
         Raises:
-            ValueError: the state is damaged, or of another version, data set size, predictor, window or smoothing;
-                nothing was changed. Other arguments, such as k, are those that this sampler was built with.
+            ValueError: the state is damaged, or of another version, data set size, predictor, window, gate or
+                smoothing; nothing was changed. Other arguments, such as k, are those that this sampler was built with.
         """
         self._check_state_dict(state)
         self._learner.load_state_dict(state["learner"])  # its predictor may refuse, and so comes first
-        self._proposal.load_state_dict(state["proposal"])
-        self._warm_up.load_state_dict(state["warm_up"])
+        self._drawer.load_state_dict(state["drawer"])
         self._diagnostics.load_state_dict(state["diagnostics"])
         self.gain.load_state_dict(state["gain"])
         self.step = state["step"]
@@ -268,26 +336,39 @@ class ImportanceSampler:
                         f"`{where}` has {name} {state[name]!r}; this sampler has {reference[name]!r}. "
                         "Was it made with another data set, predictor or release?"
                     )
-        check_like(state, reference, where, skip=("learner",))
-        self._proposal.check_state_dict(state["proposal"])
+        check_like(state, reference, where, skip=("drawer", "learner"))
+        self._drawer.check_state_dict(state["drawer"])
         self._learner.check_state_dict(state["learner"])
-        self._warm_up.check_state_dict(state["warm_up"])
         self._diagnostics.check_state_dict(state["diagnostics"])
         self.gain.check_state_dict(state["gain"])
 
-    def _uniform(self, size: int) -> Tensor:
-        return torch.full((size,), 1 / self.num_samples, dtype=torch.float64, device=self.device)
+    def _read(self, draw: Draw, observed: Tensor | Callable[[], Tensor], look: Look) -> Observation | None:
+        if look is not Look.AWAY:
+            observed = observed() if callable(observed) else observed
+            return Observation.read(draw, observed, self.num_samples, self.device)
+        if not callable(observed):
+            check_per_sample(observed, len(draw), "update(observed)")
+        return None
 
-    def _make_draw(self, indices: Tensor, probabilities: Tensor, *, is_warm_up: bool = False) -> Draw:
-        weights = importance_weights(probabilities, self.num_samples, self.k)
-        return Draw(indices, probabilities, weights, Ticket(self._owner, is_warm_up, self.step))
+    def _learn(self, seen: Observation, ticket: Ticket) -> None:
+        self._not_finite += seen.num_left_out
+        if not len(seen):
+            return
+        uniform = ticket.place is not None
+        predicted = self._drawer.proposal.importance(seen.indices)
+        smoothed = self._smoothed(seen.indices, predicted) if uniform else None
+        self.gate.observe(seen.importance, seen.unbiased, smoothed, drawn=not uniform)
+        averaged = average_duplicates(seen.indices, seen.importance)
+        self._learner.learn(seen.indices, averaged, seen.unbiased, self.step, ticket.drawn_at)
+        self.gain.observe(second_moments(seen.importance, seen.unbiased, seen.weights), len(seen), uniform=uniform)
+        observed_mean = self._diagnostics.update(
+            seen.weights, seen.unbiased, seen.importance, predicted, uniform=uniform
+        )
+        if not self._learner.own_scale:
+            self._drawer.proposal.observe_mean(observed_mean)
+        due = self._learner.due(seen.indices, warming_up=ticket.place is not None and ticket.place < self.num_samples)
+        self._drawer.proposal.set_importance(due, self._learner.predict(due))
 
-    def _learn(self, indices: Tensor, observed: Tensor, weights: Tensor, unbiased: Tensor, ticket: Ticket) -> None:
-        warming_up = ticket.is_warm_up
-        predicted = self._proposal.importance(indices)
-        self._learner.learn(indices, average_duplicates(indices, observed), unbiased, self.step, ticket.drawn_at)
-        self.gain.observe(second_moments(observed, unbiased, weights), len(indices), uniform=warming_up)
-        observed_mean = self._diagnostics.update(weights, unbiased, observed, predicted, warming_up=warming_up)
-        self._proposal.observe_mean(observed_mean)
-        due = self._learner.due(indices, warming_up=warming_up)
-        self._proposal.set_importance(due, self._learner.predict(due))
+    def _smoothed(self, indices: Tensor, importance: Tensor) -> Tensor:
+        known = self._learner.history.counts(indices) > 0
+        return torch.where(known, importance + self._drawer.proposal.constant, torch.nan)

@@ -47,6 +47,7 @@ class Learner:
         self._rolling = min(rolling, history.num_samples)
         self._others = torch.arange(min(max(rolling, SWEEP), history.num_samples), device=history.device)
         self._cursor = 0
+        self.own_scale = getattr(predictor, "own_scale", False)
         self._is_local = getattr(predictor, "local", False)
         self._judges_unseen = getattr(predictor, "judges_unseen", False)
         self._knows_draws = getattr(predictor, "knows_draws", False)

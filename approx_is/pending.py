@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from approx_is.checks import check_indices
-from approx_is.draw import Draw
+from approx_is.draw import Draw, Ticket
 from approx_is.importance_sampler import ImportanceSampler
 from approx_is.loader import BatchRequest
-from approx_is.state import check_like
+from approx_is.state import check_at_least, check_like
 
 __all__ = ["PendingDraws"]
 
@@ -44,7 +44,7 @@ class PendingDraws:
         for serial, draw in list(self._draws.items()):
             yield BatchRequest(serial, draw.indices.tolist())
         while iteration == self._iteration and self._taken + len(self._draws) < self.num_batches:
-            draw = self._sampler.draw()
+            draw = self._sampler.request()
             serial = self._next_serial
             self._next_serial += 1
             self._draws[serial] = draw
@@ -54,6 +54,7 @@ class PendingDraws:
         """Begin an epoch, or go on with a restored one; return the number of this iteration."""
         if not self._resuming:
             self._forget()
+            self._sampler.begin_epoch()
         self._resuming = False
         self._iteration += 1
         return self._iteration
@@ -67,15 +68,25 @@ class PendingDraws:
         self._check_current(iteration)
         return self._taken < self.num_batches
 
-    def take(self, serial: int, iteration: int) -> Draw:
+    def find(self, serial: int, iteration: int) -> Draw:
         """Return the draw whose batch is back.
 
         Raises:
             RuntimeError: a later iteration has begun meanwhile, or a state was loaded.
         """
         self._check_current(iteration)
+        return self._draws[serial]
+
+    def hand_over(self, serial: int) -> None:
+        """Forget a draw: the user gets its batch."""
         self._taken += 1
-        return self._draws.pop(serial)
+        del self._draws[serial]
+
+    def pause(self, iteration: int) -> None:
+        """Keep the draws on their way: the next iteration goes on with them."""
+        if iteration == self._iteration:
+            self._resuming = True
+            self._iteration += 1
 
     def end(self, iteration: int) -> None:
         """End an epoch, at its end or broken off; draws still on their way are forgotten."""
@@ -98,8 +109,9 @@ class PendingDraws:
                 entry["indices"],
                 entry["probabilities"],
                 entry["weights"],
-                is_warm_up=entry["is_warm_up"],
+                place=entry["place"] if entry["place"] >= 0 else None,
                 drawn_at=entry["drawn_at"],
+                choose=entry["choose"],
             )
             for entry in state["draws"]
         }
@@ -117,6 +129,7 @@ class PendingDraws:
             size = entry["indices"].numel() if has_indices else 0
             check_like(entry, _draw_state(0, _blank_draw(size)), f"{where}['draws']")
             check_indices(entry["indices"], self._sampler.num_samples, f"{where}['draws']['indices']")
+            check_at_least(entry, {"place": -1, "drawn_at": 0, "choose": 0}, f"{where}['draws']")
 
     def _check_current(self, iteration: int) -> None:
         if iteration != self._iteration:
@@ -132,13 +145,15 @@ class PendingDraws:
 
 
 def _draw_state(serial: int, draw: Draw) -> dict[str, Any]:
+    ticket = draw._ticket or Ticket(None)
     return {
         "serial": serial,
         "indices": draw.indices,
         "probabilities": draw.probabilities,
         "weights": draw.weights,
-        "is_warm_up": draw.is_warm_up,
-        "drawn_at": draw.drawn_at,
+        "place": -1 if ticket.place is None else ticket.place,
+        "drawn_at": ticket.drawn_at,
+        "choose": ticket.choose,
     }
 
 

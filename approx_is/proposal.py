@@ -31,7 +31,7 @@ class Proposal:
     def __init__(self, num_samples: int, smoothing: Smoothing, *, seed: int, device: torch.device) -> None:
         self._num_samples = num_samples
         self._smoothing = smoothing
-        self._device = device
+        self.device = device
         self._generator = torch.Generator(device).manual_seed(seed)
         self._tree = SumTree(num_samples, device=device)
 
@@ -61,27 +61,34 @@ class Proposal:
         """Draw from all samples with replacement; return indices, int64 [B], and their probabilities, float64 [B]."""
         total, constant = self._tree.total, self.constant
         normaliser = total + self._num_samples * constant
-        component, position = torch.rand(2, count, dtype=torch.float64, generator=self._generator, device=self._device)
+        component, position = torch.rand(2, count, dtype=torch.float64, generator=self._generator, device=self.device)
         from_tree = self._tree.descend(self._tree.uniforms(count, self._generator))
         uniform = (position * self._num_samples).long()
         indices = torch.where(component * normaliser < total, from_tree, uniform)
         return indices, smoothed_probabilities(self._tree.values(indices), constant, total, self._num_samples)
 
-    def draw_pool(self, size: int) -> Tensor:
+    def draw_candidates(self, size: int) -> Tensor:
         """Draw candidates uniformly with replacement, int64 [size]."""
-        return torch.randint(self._num_samples, (size,), generator=self._generator, device=self._device)
+        return torch.randint(self._num_samples, (size,), generator=self._generator, device=self.device)
 
-    def draw_from_pool(self, count: int, pool: Tensor, importance: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw from candidates [S] of that importance [S]; return as `draw` does.
+    def choose(self, count: int, importance: Tensor) -> tuple[Tensor, Tensor]:
+        """Choose from candidates of that importance, float [S], with replacement.
 
-        Given the pool, candidate i has probability g_i; S g_i / N takes the place of p_i: weighed by 1 / (S g_i), the
-        draws are unbiased for the pool's mean, which is unbiased for that of the data set.
+        Given the candidates, number j is chosen with probability g_j; S g_j / N takes the place of p_i: weighed by
+        1 / (S g_j), what is chosen is unbiased for the candidates' mean, which is unbiased for that of the data set.
+
+        Args:
+            count: how many to choose, b.
+            importance: finite and ≥ 0, on the device.
+
+        Returns:
+            Positions among the candidates, int64 [b], and what takes the place of their probabilities, float64 [b].
         """
-        size = len(pool)
+        size = len(importance)
         total = importance.sum(dtype=torch.float64)
         within = smoothed_probabilities(importance, self._smoothing.constant(total / size), total, size)
-        chosen = torch.multinomial(within, count, replacement=True, generator=self._generator)
-        return pool[chosen], within[chosen] * (size / self._num_samples)
+        positions = torch.multinomial(within, count, replacement=True, generator=self._generator)
+        return positions, within[positions] * (size / self._num_samples)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the importances (not copied), the smoothing's state and the generator's."""
@@ -103,4 +110,4 @@ class Proposal:
         check_like(state, self.state_dict(), "Proposal.load_state_dict(state)")
         self._tree.check_state_dict(state["tree"])
         self._smoothing.check_state_dict(state["smoothing"])
-        check_generator_state(state["generator"], self._device, "Proposal.load_state_dict(state)['generator']")
+        check_generator_state(state["generator"], self.device, "Proposal.load_state_dict(state)['generator']")

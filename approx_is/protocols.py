@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-__all__ = ["Predictor", "PredictorFactory", "Stateful"]
+__all__ = ["Predictor", "PredictorFactory", "ScoringPredictor", "Stateful"]
 
 
 @runtime_checkable
@@ -43,6 +43,8 @@ class Predictor(Stateful, Protocol):
       thousands a step, rather than by and by, if there are not more than a million.
     - `knows_draws = True` gives `update` two more keyword arguments: `weights`, the unbiased weights
       :math:`1/(N p_i)` of the draw, float64 [B], and `drawn_at`, the step after which it was drawn.
+    - `own_scale = True` says that predictions are not in the unit of what is observed, as ranks are not: the smoothing
+      then follows their own mean. It should judge unseen samples, too: what they get otherwise is in that unit.
     - `metrics()` returns a dict of floats, which the sampler's `metrics()` then holds too.
     """
 
@@ -55,6 +57,41 @@ class Predictor(Stateful, Protocol):
 
         A sample drawn twice in a batch stands there twice, both times with the mean of its observations.
         """
+        ...
+
+
+@runtime_checkable
+class ScoringPredictor(Predictor, Protocol):
+    """A predictor that looks at the samples themselves: it scores candidates, fetched for that, and some are chosen.
+
+    With such a one a sampler presamples: Katharopoulos & Fleuret (2018), algorithm 1. There is no warm-up for it, and
+    what `predict` answers is drawn from by nobody.
+    """
+
+    @property
+    def least_tau(self) -> float:
+        """The batch size increment from which on presampling is worth its time, see `PresamplingGate`."""
+        ...
+
+    @property
+    def needs_tau(self) -> bool:
+        """Whether `sizes` depend on `tau`, so that there must be a gate, which measures it."""
+        ...
+
+    def sizes(self, batch_size: int, tau: float, /) -> tuple[int, int]:
+        """Return how many candidates to score, and how many of them to choose, given the batch size increment."""
+        ...
+
+    def score(self, batch: Any, size: int, chunk: int, /) -> Tensor:
+        """Return the importance of a batch's `size` samples, float32 [size], finite and ≥ 0, `chunk` at a time.
+
+        Raises:
+            ScoreError: they have none.
+        """
+        ...
+
+    def select(self, batch: Any, positions: Tensor, /) -> Any:
+        """Return samples of a batch, at positions int64 [b] on the CPU, in the same form."""
         ...
 
 

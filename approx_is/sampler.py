@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from approx_is.batches import ScoreError
 from approx_is.draw import Draw
 from approx_is.gain import GainRatio
+from approx_is.gate import Gate, VarianceGate
 from approx_is.importance_sampler import ImportanceSampler
 from approx_is.labels import find_labels
 from approx_is.loader import check_loader, rebuild_loader
@@ -38,7 +40,8 @@ class ApproxSampler:
     Args:
         loader: the loader you have; its own shuffling and random generator are not used.
         predictor: a name (`available_predictors()`), a factory (see `PredictorFactory`) or an instance.
-        k: bias exponent in (−∞, 1]: 1 is unbiased, below it hard samples count for more.
+        k: bias exponent in (−∞, 1]: 1 is unbiased, below it hard samples count for more; or a function of the number of
+            updates so far, such as `LinearAnnealing`.
         labels: class of each sample, integer [N] or [N, 1]; None for the data set's `targets` or `labels` (through
             `Subset` too) if they are integers in [0, N), else for no classes.
         num_classes: number of classes C; None for the largest label + 1; not used without labels.
@@ -46,6 +49,8 @@ class ApproxSampler:
             `AdaptiveSmoothing` or `ConstantSmoothing`.
         window: observations remembered of each sample, in [1, 127].
         candidates: draw each batch from that many uniformly chosen samples, see `ImportanceSampler`.
+        gate: a `VarianceGate` to draw by importance only while it pays; None to do so always; "auto" for the former at
+            k = 1, and the latter otherwise.
         refresh: largest age of a prediction in epochs, > 0.
         seed: of all draws, of the predictor's start and of the workers; the global random generators are not touched.
         device: where history, tree and predictor live; None for the CPU.
@@ -79,12 +84,13 @@ class ApproxSampler:
         loader: DataLoader[Any],
         *,
         predictor: str | PredictorFactory | Predictor = "lstm",
-        k: float = 1.0,
+        k: float | Callable[[int], float] = 1.0,
         labels: Any = None,
         num_classes: int | None = None,
         smoothing: str | float | Smoothing = "adaptive",
         window: int = 10,
         candidates: int | None = None,
+        gate: str | VarianceGate | None = "auto",
         refresh: float = 0.5,
         seed: int = 0,
         device: torch.device | str | None = None,
@@ -103,6 +109,7 @@ class ApproxSampler:
             smoothing=smoothing,
             window=window,
             candidates=candidates,
+            gate=gate,
             refresh=refresh,
             drop_last=loader.drop_last,
             seed=seed,
@@ -134,10 +141,19 @@ class ApproxSampler:
             batches = iter(self._loader)
             while self._pending.is_unfinished(iteration):
                 serial, batch = next(batches)
-                yield batch, self._pending.take(serial, iteration)
+                draw = self._pending.find(serial, iteration)
+                if not draw.is_batch:
+                    batch, draw = self._choose(batch, draw)
+                self._pending.hand_over(serial)
+                yield batch, draw
             self.epoch += 1
             if self._sampler.step == 0:
                 logger.warning("An epoch went by without `update`: nothing was learned, and draws stay uniform.")
+        except ScoreError:
+            del batches  # ends its workers, which the traceback would keep
+            self._pending.pause(iteration)
+            self._worker_generator.set_state(self._worker_state)
+            raise
         finally:
             self._pending.end(iteration)
             self._worker_state = self._worker_generator.get_state()
@@ -146,7 +162,7 @@ class ApproxSampler:
         """Set the epoch number, as samplers of distributed training have it; draws do not depend on it."""
         self.epoch = int(epoch)
 
-    def update(self, draw: Draw, observed: Tensor) -> None:
+    def update(self, draw: Draw, observed: Tensor | Callable[[], Tensor]) -> None:
         """Remember what was observed of a batch, let the predictor learn from it, and predict anew.
 
         See `ImportanceSampler.update` for arguments and errors.
@@ -158,9 +174,14 @@ class ApproxSampler:
         """How many uniform steps one of these steps is worth, for `GainLR` to follow."""
         return self._sampler.gain
 
-    def probabilities(self, indices: Tensor | None = None) -> Tensor:
+    @property
+    def gate(self) -> Gate:
+        """The gate: `gate.is_open`, and `gate.verdict` in words."""
+        return self._sampler.gate
+
+    def probabilities(self, indices: Tensor | None = None, *, gated: bool = True) -> Tensor:
         """Return the probability of samples in the next draw, float64, see `ImportanceSampler.probabilities`."""
-        return self._sampler.probabilities(indices)
+        return self._sampler.probabilities(indices, gated=gated)
 
     def metrics(self) -> dict[str, float]:
         """Return figures to log, all floats.
@@ -208,3 +229,10 @@ class ApproxSampler:
         self._worker_generator.set_state(state["worker_generator"].cpu())
         self._worker_state = state["worker_generator"].cpu().clone()
         self.epoch = state["epoch"]
+
+    def _choose(self, batch: Any, candidates: Draw) -> tuple[Any, Draw]:
+        scorer = self._sampler.scorer
+        assert scorer is not None
+        scores = scorer.score(batch, len(candidates), self._sampler.batch_size)
+        draw, positions = self._sampler.choose(candidates, scores)
+        return scorer.select(batch, positions.cpu()), draw

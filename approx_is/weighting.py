@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from approx_is.checks import check_number
 
-__all__ = ["check_k", "importance_weights"]
+__all__ = ["check_exponent", "check_k", "importance_weights"]
 
 
 LARGEST_WEIGHT = torch.finfo(torch.float32).max
@@ -54,3 +55,12 @@ def check_k(k: float, caller: str) -> float:
             f"`{caller}(k=...)` must be a finite number of at most 1; got {number}. Use k=1 for an unbiased gradient."
         )
     return number
+
+
+def check_exponent(k: float | Callable[[int], float], caller: str) -> Callable[[int], float]:
+    """Return k as a function of the step, checked at step 0 and whenever it is asked; raise as `check_k` does."""
+    if callable(k):
+        check_k(k(0), caller)
+        return lambda step: check_k(k(step), caller)
+    constant = check_k(k, caller)
+    return lambda step: constant

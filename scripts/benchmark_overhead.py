@@ -61,7 +61,7 @@ class Sampling:
     def __init__(self, predictor: str, batch_size: int, options: dict[str, Any] | None = None) -> None:
         labels = torch.randint(NUM_CLASSES, (NUM_SAMPLES,), generator=torch.Generator().manual_seed(0))
         self.sampler = ImportanceSampler(
-            NUM_SAMPLES, batch_size, predictor=predictor, labels=labels, predictor_options=options
+            NUM_SAMPLES, batch_size, predictor=predictor, labels=labels, gate=None, predictor_options=options
         )
         self.observed = torch.rand(batch_size, generator=torch.Generator().manual_seed(1))
         draw = self.sampler.draw()

@@ -11,6 +11,10 @@ BASELINE = "uniform"
 """The plain loop without `approx_is`, see `training`."""
 
 OBSERVATIONS = ("loss", "upper-bound")
+PRESAMPLING = {"oracle": "loss", "upper-bound": "upper-bound", "gradient-norm": "upper-bound"}
+"""Predictors that score candidates with the network, and what is to be observed for their gate."""
+
+GATES = ("auto", "none")
 OPTIMIZERS = ("adam", "sgd")
 SCHEDULES = ("constant", "step")
 
@@ -24,6 +28,8 @@ class Config:
         predictor: `uniform` for the plain loop, or a predictor of `approx_is`.
         k: bias exponent, at most 1; 1 is unbiased.
         observe: what the sampler learns from, the `loss` or the `upper-bound` of the gradient norm.
+        gate: `auto` to draw by importance only while that pays (at k = 1), `none` to do so always.
+        equal_time: whether presampling shrinks the batch so that a step takes no longer than a uniform one.
         steps: minibatches to train on; with `gain`, what they are worth in uniform ones.
         batch_size: samples a minibatch.
         optimizer: `adam`, or `sgd` with momentum 0.9.
@@ -43,6 +49,8 @@ class Config:
     predictor: str = "lstm"
     k: float = 1.0
     observe: str = "loss"
+    gate: str = "none"
+    equal_time: bool = False
     steps: int = 4_000
     batch_size: int = 128
     optimizer: str = "adam"
@@ -59,7 +67,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for what nothing further down would refuse."""
-        choices = {"observe": OBSERVATIONS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}
+        choices = {"observe": OBSERVATIONS, "gate": GATES, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"`--{name}` must be one of {', '.join(known)}; got {getattr(self, name)!r}.")
@@ -74,6 +82,12 @@ class Config:
             raise ValueError(f"`--gain` needs a sampler; `--predictor {BASELINE}` has none.")
         if self.gain and self.observe == "loss":
             raise ValueError("`--gain` is a ratio of gradient norms. Add `--observe upper-bound`.")
+        if self.observe != PRESAMPLING.get(self.predictor, self.observe):
+            raise ValueError(
+                f"`--predictor {self.predictor}` needs `--observe {PRESAMPLING[self.predictor]}` for its gate."
+            )
+        if self.equal_time and (self.predictor not in PRESAMPLING or self.gate == "none" or self.k != 1):
+            raise ValueError("`--equal-time` is for presampling with k = 1 and a gate: add `--predictor upper-bound`.")
         try:
             torch.zeros(0, device=self.device)
         except (RuntimeError, AssertionError) as error:

@@ -20,6 +20,7 @@ SHUTTLE_FILE = Path(__file__).parent / "data" / "shuttle.csv.gz"
 SHUTTLE_CLASSES = ("Rad.Flow", "High", "Bypass", "Fpv.Open", "Fpv.Close", "Bpv.Open", "Bpv.Close")
 SHUTTLE_TRAIN_ROWS = 43_500
 DIGITS_TRAIN_ROWS = 1_437
+NOISE_TRAIN_ROWS, NOISE_TEST_ROWS = 60_000, 2_000
 
 
 class InMemoryDataset(Dataset[tuple[Tensor, Tensor]]):
@@ -131,6 +132,14 @@ def _load_fashion_mnist(data_dir: Path | None) -> Task:
     return Task("fashion-mnist", "Fashion-MNIST", train, test, fashion_mnist.CLASSES)
 
 
+def _make_noise(_: Path | None) -> Task:
+    generator = torch.Generator().manual_seed(0)
+    rows = NOISE_TRAIN_ROWS + NOISE_TEST_ROWS
+    inputs = torch.rand(rows, 1, 28, 28, generator=generator)
+    targets = torch.randint(10, (rows,), generator=generator)
+    return _split("noise", "Uniform noise", inputs, targets, NOISE_TRAIN_ROWS, tuple("0123456789"))
+
+
 def _split(
     name: str, title: str, inputs: Tensor, targets: Tensor, train_rows: int, class_names: tuple[str, ...]
 ) -> Task:
@@ -142,6 +151,7 @@ def _split(
 TASKS: dict[str, Callable[[Path | None], Task]] = {
     "digits": _load_digits,
     "fashion-mnist": _load_fashion_mnist,
+    "noise": _make_noise,
     "shuttle": _load_shuttle,
 }
 """Loaders by name; each takes the folder to look in first."""

@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from approx_is import available_predictors
-from configuration import BASELINE, OBSERVATIONS, Config
+from configuration import BASELINE, GATES, OBSERVATIONS, Config
 from evaluation import Evaluation
 from gain_plot import plot_gain
 from methods import Method
@@ -70,6 +70,17 @@ def parse_arguments() -> argparse.Namespace:
         help="what the sampler learns from (default: %(default)s)",
     )
     option(
+        "--gate",
+        choices=GATES,
+        default="auto",
+        help="auto: draw by importance only while it pays, at k = 1; none: always (default: %(default)s)",
+    )
+    option(
+        "--equal-time",
+        action="store_true",
+        help="presample with a smaller batch, so that a step takes no longer than a uniform one",
+    )
+    option(
         "--predictor-options", type=json_object, default={}, metavar="JSON", help="keyword arguments of the predictor"
     )
     option(
@@ -90,7 +101,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def method_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments of this script as fields of `Config`."""
-    names = ("predictor", "k", "observe", "predictor_options", "gain", "seed")
+    names = ("predictor", "k", "observe", "gate", "equal_time", "predictor_options", "gain", "seed")
     eval_every = min(100, max(1, arguments.steps // 10)) if arguments.eval_every is None else arguments.eval_every
     return {"eval_every": eval_every, **{name: getattr(arguments, name) for name in names}}
 
@@ -112,7 +123,8 @@ def summary(training: Training, last: Evaluation) -> str:
     """Return the result of the run in one line."""
     worth = f" (worth {last.effective_steps:,.0f})" if training.gain is not None else ""
     errors = f"test error {last.test_error:.2%}, training loss {last.train_loss:.4f}"
-    return f"{errors} after {last.step:,} steps{worth} in {last.seconds:.0f} s"
+    gate = "" if training.sampler is None else f"; gate {training.sampler.gate.verdict}"
+    return f"{errors} after {last.step:,} steps{worth} in {last.seconds:.0f} s{gate}"
 
 
 def live_line(training: Training, evaluations: list[Evaluation]) -> str:

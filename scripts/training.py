@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from approx_is import ApproxSampler, Draw, GainLR, upper_bound
-from configuration import BASELINE, Config
+from configuration import BASELINE, PRESAMPLING, Config
 from evaluation import Evaluation, all_logits, class_errors, mean_loss, probe
 from models import build_model, default_model
 from tasks import Task, keep_batch
@@ -168,9 +168,18 @@ class Training:
             k=config.k,
             num_classes=len(self.task.class_names),
             smoothing=config.smoothing,
+            gate="auto" if config.gate == "auto" else None,
             seed=config.seed,
-            predictor_options=config.predictor_options,
+            predictor_options=self._predictor_options(),
         )
+
+    def _predictor_options(self) -> dict[str, Any]:
+        options = dict(self.config.predictor_options)
+        if self.config.predictor in PRESAMPLING:
+            options["model"] = self.model
+        if self.config.equal_time:
+            options["equal_time"] = True
+        return options
 
     def _epoch(self) -> Iterator[tuple[Batch, Draw | None]]:
         return iter(self.sampler) if self.sampler is not None else ((batch, None) for batch in self.loader)
@@ -188,7 +197,7 @@ class Training:
         self.optimizer.step()
         trained = self._now()
         if self.sampler is not None and draw is not None:
-            self.sampler.update(draw, losses if self.config.observe == "loss" else upper_bound(logits, targets))
+            self.sampler.update(draw, losses if self.config.observe == "loss" else lambda: upper_bound(logits, targets))
         (self.gain or self.schedule).step()
         ended = self._now()
         self.seconds += ended - started

@@ -6,13 +6,21 @@ import pytest
 import torch
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, SubsetRandomSampler
 
-from approx_is import ApproxSampler, Draw, ImportanceSampler
+from approx_is import ApproxSampler, Draw, ImportanceSampler, VarianceGate
 from approx_is.predictors import UniformPredictor
 
 BAD_ARGUMENTS = {
     "k too large": ({"k": 1.5}, r"`ApproxSampler\(k=...\)` must be a finite number of at most 1; got 1\.5"),
     "k nan": ({"k": float("nan")}, "must be a finite number of at most 1; got nan"),
     "k infinite": ({"k": -float("inf")}, "must be a finite number of at most 1; got -inf"),
+    "k of a function too large": (
+        {"k": lambda step: 1.5},
+        r"`ApproxSampler\(k=...\)` must be a finite number of at mos",
+    ),
+    "k of a function nan": ({"k": lambda step: float("nan")}, "must be a finite number of at most 1; got nan"),
+    "gate unknown": ({"gate": "atuo"}, "`gate` must be \"auto\", None or a VarianceGate; got 'atuo'"),
+    "gate a flag": ({"gate": True}, '`gate` must be "auto", None or a VarianceGate; got True'),
+    "gate a class": ({"gate": VarianceGate}, '`gate` must be "auto", None or a VarianceGate; got <class'),
     "predictor unknown": ({"predictor": "lstn"}, "`predictor` must be one of .*last-loss.*; got 'lstn'"),
     "labels too few": ({"labels": [0, 1]}, r"`labels` must have shape \[10\], one a sample; got \[2\]"),
     "labels not integers": ({"labels": torch.zeros(10)}, r"`labels` must be integer classes; got torch\.float32"),
@@ -38,6 +46,8 @@ BAD_ARGUMENTS = {
 }
 BAD_TYPES = {
     "predictor": ({"predictor": 3}, "`predictor` must be a name, a factory or a predictor; got 3"),
+    "k": ({"k": "large"}, r"`ApproxSampler\(k=...\)` must be a number; got 'large'"),
+    "k of a function": ({"k": lambda step: None}, r"`ApproxSampler\(k=...\)` must be a number; got None"),
     "seed": ({"seed": 0.5}, "`seed` must be an integer; got 0.5"),
     "candidates": ({"candidates": 2.5}, "`candidates` must be an integer; got 2.5"),
     "option": (
@@ -97,6 +107,14 @@ class TestArguments:
         ):
             sampler.draw(0)
 
+    def test_bad_batch_size_of_one_request_is_refused(self):
+        sampler = laws.make_sampler()
+        with (
+            laws.assert_unchanged(sampler),
+            pytest.raises(ValueError, match=r"\(batch_size\)` must be at least 1; got -2"),
+        ):
+            sampler.request(-2)
+
     @pytest.mark.parametrize(
         ("indices", "message"),
         [
@@ -108,15 +126,16 @@ class TestArguments:
         ],
     )
     def test_probabilities_of_bad_indices_are_refused(self, indices, message):
-        with pytest.raises(ValueError, match=message):
-            laws.make_sampler().probabilities(indices)
+        for gated in (True, False):
+            with pytest.raises(ValueError, match=message):
+                laws.make_sampler().probabilities(indices, gated=gated)
 
     @pytest.mark.parametrize("labels", [[1] * 10, torch.ones(10, 1).int(), torch.ones(10, dtype=torch.uint8)])
     def test_labels_of_any_integer_form_are_fine(self, labels):
         laws.train(laws.make_sampler(predictor="class-gaussian", labels=labels), 4)
 
     def test_batch_larger_than_the_data_set_works_over_several_epochs(self):
-        sampler = ApproxSampler(index_loader(3, batch_size=8), predictor="last-loss")
+        sampler = ApproxSampler(index_loader(3, batch_size=8), predictor="last-loss", gate=None)
         sizes = []
         for _ in range(4):
             for batch, draw in sampler:
@@ -185,8 +204,9 @@ class TestObservations:
     @pytest.mark.parametrize(("observed", "error", "message"), BAD_OBSERVATIONS.values(), ids=BAD_OBSERVATIONS.keys())
     def test_bad_ones_are_refused_and_nothing_changes(self, predictor, observed, error, message):
         sampler, draw = trained(predictor)
-        with laws.assert_unchanged(sampler), pytest.raises(error, match=message):
-            sampler.update(draw, observed)
+        for given in (observed, lambda: observed):
+            with laws.assert_unchanged(sampler), pytest.raises(error, match=message):
+                sampler.update(draw, given)
         sampler.update(draw, torch.ones(4))  # the draw is not spent
 
     @pytest.mark.parametrize("predictor", laws.PREDICTORS)
@@ -203,8 +223,9 @@ class TestObservations:
                 draw.indices[kept],
                 draw.probabilities[kept],
                 draw.weights[kept],
-                is_warm_up=False,
+                place=None,
                 drawn_at=draw.drawn_at,
+                choose=0,
             ),
             observed[kept],
         )

@@ -1,11 +1,14 @@
 """One seed, one run: nothing else is random, and nobody else's random numbers are used."""
 
+import math
 import random
 
 import laws
 import numpy as np
 import pytest
 import torch
+
+from approx_is import VarianceGate
 
 every_configuration = pytest.mark.parametrize(("predictor", "options"), laws.CONFIGURATIONS, ids=laws.CONFIGURATION_IDS)
 every_pool = pytest.mark.parametrize("candidates", [None, 6])
@@ -37,13 +40,38 @@ def test_global_randomness_is_left_alone(predictor, options, candidates):
         run(predictor, options, candidates=candidates)
 
 
+@pytest.mark.parametrize("margin", [0.0, math.inf], ids=["opens", "closed"])
+def test_a_gate_that_asks_no_clock_gives_one_run_to_the_bit(margin):
+    gate = VarianceGate(relative_cost=1.0, margin=margin)
+    draws, state = run("last-loss", {}, gate=gate, steps=60)
+    again, same_state = run("last-loss", {}, gate=gate, steps=60)
+    laws.assert_same_draws(again, draws)
+    laws.assert_same(same_state, state)
+    assert draws[-1].is_uniform == (margin > 0)
+
+
+def test_global_randomness_is_left_alone_by_a_gate():
+    with laws.assert_global_randomness_untouched():
+        run("last-loss", {}, gate=VarianceGate(), steps=60)
+
+
+def test_plain_epochs_after_the_first_follow_the_seed_too():
+    closed = VarianceGate(margin=math.inf)
+    draws, others = (run("last-loss", {}, seed=seed, gate=closed)[0] for seed in (3, 4))
+    assert_other_run_in_every_epoch(draws, others)
+
+
+def assert_other_run_in_every_epoch(draws, others):
+    for epoch in range(4):
+        one, other = (torch.cat([draw.indices for draw in each[3 * epoch : 3 * epoch + 3]]) for each in (draws, others))
+        assert not torch.equal(one, other)
+
+
 @every_configuration
 def test_another_seed_gives_another_run_in_every_epoch(predictor, options):
     draws, _ = run(predictor, options)
     others, _ = run(predictor, options, seed=4)
-    for epoch in range(4):
-        one, other = (torch.cat([draw.indices for draw in each[3 * epoch : 3 * epoch + 3]]) for each in (draws, others))
-        assert not torch.equal(one, other)
+    assert_other_run_in_every_epoch(draws, others)
 
 
 def test_another_seed_gives_another_network():
@@ -70,6 +98,7 @@ def test_asking_between_steps_does_not_change_the_run():
     draws = []
     for _ in range(8):
         asked.probabilities()
+        asked.probabilities(gated=False)
         asked.metrics()
         asked.state_dict()
         draws.extend(laws.train(asked, 1))

@@ -4,9 +4,9 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 import torch
-from laws import make_sampler
+from laws import make_sampler, train
 
-from approx_is.draw import Draw, Ticket, check_per_sample
+from approx_is.draw import Draw, Ticket, check_candidates, check_per_sample, check_ticket
 
 
 def make_draw(weights=(1.25, 0.625), ticket=None):
@@ -102,3 +102,102 @@ def test_a_draw_knows_how_many_updates_came_before_it():
 
 def test_a_draw_without_a_sampler_was_drawn_at_0():
     assert make_draw().drawn_at == 0
+
+
+class TestKinds:
+    """A batch of a plain epoch, one drawn by importance, and candidates for one."""
+
+    @pytest.mark.parametrize(
+        ("ticket", "is_uniform", "is_batch"),
+        [
+            (None, False, True),
+            (Ticket(None), False, True),
+            (Ticket(None, place=0), True, True),
+            (Ticket(None, place=7), True, True),
+            (Ticket(None, choose=2), False, False),
+        ],
+        ids=["by hand", "by importance", "first of a plain epoch", "of a plain epoch", "candidates"],
+    )
+    def test_are_told_apart_on_every_device(self, ticket, is_uniform, is_batch):
+        for draw in (make_draw(ticket=ticket), make_draw(ticket=ticket).to("meta")):
+            assert draw.is_uniform is is_uniform
+            assert draw.is_batch is is_batch
+
+    def test_of_a_sampler(self):
+        sampler = make_sampler(4, 4)
+        draws = train(sampler, 2)
+        assert [draw.is_uniform for draw in draws] == [True, False]
+        assert all(draw.is_batch for draw in draws)
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+    def test_of_a_plain_epoch_has_the_same_weighted_mean_as_with_its_weights(self, dtype):
+        losses = torch.tensor([0.1, 2.3, 7.7], dtype=dtype)
+        plain, weighed = make_draw((1.0,) * 3, Ticket(None, place=0)), make_draw((1.0,) * 3)
+        found, expected = plain.weighted_mean(losses), weighed.weighted_mean(losses)
+        assert found.dtype == expected.dtype
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+
+    def test_of_a_plain_epoch_takes_integers_as_the_others_do(self):
+        losses = torch.tensor([1, 2, 6])
+        plain, weighed = make_draw((1.0,) * 3, Ticket(None, place=0)), make_draw((1.0,) * 3)
+        assert torch.equal(plain.weighted_mean(losses), weighed.weighted_mean(losses))
+
+    def test_of_a_plain_epoch_has_its_gradient(self):
+        losses = torch.tensor([2.0, 4.0], requires_grad=True)
+        make_draw((1.0, 1.0), Ticket(None, place=0)).weighted_mean(losses).backward()
+        assert losses.grad.tolist() == [0.5, 0.5]
+
+    def test_of_a_plain_epoch_wants_one_loss_a_sample_too(self):
+        with pytest.raises(ValueError, match=r'Draw\.weighted_mean\(losses\)` must have shape \[2\].*reduction="none"'):
+            make_draw((1.0, 1.0), Ticket(None, place=0)).weighted_mean(torch.tensor(1.0))
+
+
+class TestTickets:
+    OWNER = object()
+
+    def make(self, **attributes):
+        return make_draw(ticket=Ticket(self.OWNER, **attributes))
+
+    @pytest.mark.parametrize("attributes", [{}, {"place": 3}, {"drawn_at": 8}])
+    def test_of_a_batch_of_the_owner_are_good_for_an_update(self, attributes):
+        draw = self.make(**attributes)
+        assert check_ticket(draw, self.OWNER) is draw._ticket
+
+    @pytest.mark.parametrize(
+        ("draw", "match"),
+        [
+            (make_draw(), "made elsewhere"),
+            (make_draw(ticket=Ticket(object())), "made elsewhere"),
+            (make_draw(ticket=Ticket(OWNER, spent=True)), "was used already"),
+            (make_draw(ticket=Ticket(OWNER, choose=2)), r"must be a batch; these are candidates\. Score them"),
+            (make_draw(ticket=Ticket(object(), choose=2)), "made elsewhere"),
+        ],
+        ids=["by hand", "another's", "spent", "candidates", "another's candidates"],
+    )
+    def test_of_other_draws_are_not(self, draw, match):
+        with pytest.raises(ValueError, match=match):
+            check_ticket(draw, self.OWNER)
+
+    def test_of_candidates_of_the_owner_are_good_to_choose_from(self):
+        check_candidates(self.make(choose=2), self.OWNER)
+
+    @pytest.mark.parametrize(
+        "draw",
+        [
+            make_draw(),
+            make_draw(ticket=Ticket(object(), choose=2)),
+            make_draw(ticket=Ticket(OWNER)),
+            make_draw(ticket=Ticket(OWNER, place=0)),
+        ],
+        ids=["by hand", "another's", "batch", "of a plain epoch"],
+    )
+    def test_of_what_is_no_candidates_of_the_owner_are_not(self, draw):
+        with pytest.raises(ValueError, match=r"`choose\(candidates\)` must be candidates of this sampler"):
+            check_candidates(draw, self.OWNER)
+
+    @pytest.mark.parametrize("draw", [None, torch.ones(2), [1, 2]])
+    def test_are_of_draws(self, draw):
+        with pytest.raises(TypeError, match=r"`update\(draw, observed\)` must get a Draw first; got "):
+            check_ticket(draw, self.OWNER)
+        with pytest.raises(TypeError, match=r"`choose\(candidates, scores\)` must get a Draw first; got "):
+            check_candidates(draw, self.OWNER)

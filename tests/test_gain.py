@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from approx_is import ApproxSampler, GainRatio
+from approx_is import ApproxSampler, GainRatio, VarianceGate
 from approx_is.gain import LARGEST_GAIN, gain_ratio, second_moments
 from approx_is.weighting import importance_weights
 
@@ -179,6 +179,33 @@ class TestGainRatio:
             asked.append(gain.value)
             observe(gain, (2.0, 1.0))
         assert asked == [1.0] * PATIENCE + [pytest.approx(2.0)]
+
+    def test_uniform_batches_need_no_moments(self):
+        gain, other = believed((6.0, 1.0)), believed((6.0, 1.0))
+        for _ in range(2):
+            gain.observe(None, 4, uniform=True)
+            observe(other, (6.0, 1.0), uniform=True)
+            laws.assert_same(laws.snapshot(gain), laws.snapshot(other))
+        assert gain.value == gain.variance_ratio == 1.0
+
+    def test_uniform_batches_without_moments_count_among_the_draws_of_a_step(self):
+        gain = believed((2.5, 1.0), batch_size=1)
+        gain.end_step()
+        gain.observe(None, 3, uniform=True)
+        gain.observe(None, 2, uniform=True)
+        gain.end_step()
+        gain.observe_signal(0.4, 1.0)
+        assert gain.state_dict()["batch_size"] == 5
+
+    def test_a_batch_by_importance_of_which_no_moments_are_known_is_skipped(self):
+        gain, spared = GainRatio(), GainRatio()
+        for _ in range(5):
+            gain.observe(None, 4, uniform=False)
+        for each in (gain, spared):
+            observe(each, (2.5, 1.0), PATIENCE - 1)
+        assert gain.value == spared.value == 1.0
+        observe(gain, (2.5, 1.0))
+        assert gain.value == pytest.approx(2.5)
 
     def test_patience_can_be_chosen(self):
         gain = GainRatio(patience=2)
@@ -353,6 +380,26 @@ class TestInASampler:
         assert asked[:-1] == [1.0] * (self.WARM_UP + PATIENCE)
         assert asked[-1] > 2
 
+    @pytest.mark.parametrize("relative_cost", [None, 1.0], ids=["asleep", "learning"])
+    def test_is_1_while_a_gate_is_closed(self, relative_cost):
+        sampler = self.make(gate=VarianceGate(margin=math.inf, relative_cost=relative_cost))
+        for _ in range(6 * self.WARM_UP):
+            laws.train(sampler, 1, spread_norms)
+            assert sampler.gain.value == sampler.gain.variance_ratio == 1.0
+
+    def test_is_1_for_8_batches_after_a_gate_opened(self):
+        sampler = self.make(gate=VarianceGate(relative_cost=1.0))
+        for _ in range(100):
+            if not sampler.gate.is_open:
+                laws.train(sampler, 1, spread_norms)
+        assert sampler.gate.is_open
+        asked = []
+        for _ in range(PATIENCE + 1):
+            asked.append(sampler.gain.value)
+            laws.train(sampler, 1, spread_norms)
+        assert asked[:-1] == [1.0] * PATIENCE
+        assert asked[-1] > 2
+
     def test_finds_the_variance_ratio_of_its_probabilities(self):
         sampler = self.make(predictor="last-loss")
         laws.train(sampler, self.WARM_UP + 200, spread_norms)
@@ -452,7 +499,7 @@ class TestInASampler:
 
     def test_is_that_of_a_loader_too(self):
         loader = DataLoader(torch.arange(self.NUM_SAMPLES), batch_size=4)
-        sampler = ApproxSampler(loader, predictor="last-loss", smoothing=0.1)
+        sampler = ApproxSampler(loader, predictor="last-loss", smoothing=0.1, gate=None)
         for _ in range(4):
             for _, draw in sampler:
                 sampler.update(draw, spread_norms(draw.indices))

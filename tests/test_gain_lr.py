@@ -670,7 +670,7 @@ class TestInTraining:
     def test_a_loader_and_its_sampler_can_be_followed(self):
         run = Run()
         loader = DataLoader(torch.utils.data.TensorDataset(run.x, run.y), batch_size=4)
-        sampler = ApproxSampler(loader, predictor="last-loss", smoothing=0.02)
+        sampler = ApproxSampler(loader, predictor="last-loss", smoothing=0.02, gate=None)
         gain_lr = GainLR(StepLR(run.optimizer, 1, 0.9), sampler, every=len(sampler))
         while not gain_lr.done(8 * len(sampler)):
             for (x, y), draw in sampler:

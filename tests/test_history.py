@@ -211,6 +211,68 @@ def test_an_empty_batch_changes_the_step_only():
     assert history.step == 20
 
 
+class TestMetrics:
+    def test_golden_values(self):
+        history = LossHistory(NUM_SAMPLES, 3)
+        append(history, [(0, 1.0), (1, 1.0)], 2)
+        append(history, [(1, 1.0), (3, 1.0)], 8)
+        assert history.metrics(step=10, epoch_steps=4.0) == {
+            "coverage": pytest.approx(0.6),
+            "epoch_coverage": pytest.approx(0.4),
+            "staleness": pytest.approx(((10 - 2) + (10 - 8) + (10 - 8)) / 3 / 4),
+        }
+
+    @pytest.mark.parametrize(("step", "expected"), [(8, 1.0), (10, 1.0), (11, 0.6), (12, 0.2), (13, 0.0)])
+    def test_an_epoch_is_the_steps_since_one_before(self, step, expected):
+        history = LossHistory(NUM_SAMPLES, 3)
+        append(history, [(0, 1.0), (2, 1.0)], 6)
+        append(history, [(1, 1.0), (3, 1.0)], 7)
+        append(history, [(4, 1.0)], 8)
+        assert history.metrics(step, epoch_steps=5.0)["epoch_coverage"] == pytest.approx(expected)
+
+    def test_an_epoch_of_a_part_of_a_step_more_begins_with_the_next(self):
+        history = LossHistory(NUM_SAMPLES, 3)
+        append(history, [(0, 1.0)], 1)
+        append(history, [(1, 1.0)], 2)
+        found = [history.metrics(3, epoch_steps)["epoch_coverage"] for epoch_steps in (1.0, 1.5, 2.0, 2.5)]
+        assert found == pytest.approx([0.0, 0.2, 0.2, 0.4])
+
+    def test_samples_never_observed_are_not_of_the_first_epoch(self):
+        history = LossHistory(NUM_SAMPLES, 3)
+        append(history, [(0, 1.0)], 1)
+        metrics = history.metrics(1, epoch_steps=100.0)
+        assert metrics["coverage"] == metrics["epoch_coverage"] == pytest.approx(0.2)
+        assert metrics["staleness"] == 0.0
+
+    def test_nothing_observed_has_no_age(self):
+        metrics = LossHistory(NUM_SAMPLES, 3).metrics(50, epoch_steps=10.0)
+        assert math.isnan(metrics.pop("staleness"))
+        assert metrics == {"coverage": 0.0, "epoch_coverage": 0.0}
+
+    @pytest.mark.parametrize("step", [5, 2**24 + 5, 2**31 - 1])
+    def test_are_floats_and_exact_at_every_step(self, step):
+        history = LossHistory(NUM_SAMPLES, 3)
+        append(history, [(0, 1.0)], step - 2)
+        append(history, [(index, 1.0) for index in range(1, NUM_SAMPLES)], step)
+        metrics = history.metrics(step, epoch_steps=2.0)
+        assert all(type(value) is float for value in metrics.values())
+        assert metrics == {"coverage": 1.0, "epoch_coverage": 0.8, "staleness": pytest.approx(0.2)}
+
+    @given(BATCHES)
+    def test_are_those_of_the_model(self, batches):
+        history, model, step = LossHistory(NUM_SAMPLES, 3), Model(3), 0
+        for wait, pairs in batches:
+            step += wait
+            append(history, pairs, step)
+            model.append(pairs, step)
+        seen = model.last_steps()[model.counts() > 0]
+        metrics = history.metrics(step, 2.5)
+        assert metrics["coverage"] == len(seen) / NUM_SAMPLES == pytest.approx(float(history.coverage()))
+        assert metrics["epoch_coverage"] == int((seen > step - 2.5).sum()) / NUM_SAMPLES
+        if len(seen):
+            assert metrics["staleness"] == pytest.approx(float((step - seen).double().mean()) / 2.5)
+
+
 def test_reading_changes_nothing():
     history = filled()
     with assert_unchanged(history):
@@ -219,6 +281,7 @@ def test_reading_changes_nothing():
         history.last(EVERY)
         history.counts(EVERY)
         history.coverage()
+        history.metrics(20, 3.0)
 
 
 def test_reading_no_samples_gives_empty_answers():

@@ -4,7 +4,8 @@ import laws
 import pytest
 import torch
 
-from approx_is import AdaptiveSmoothing, ImportanceSampler
+from approx_is import AdaptiveSmoothing, Draw, ImportanceSampler, VarianceGate
+from approx_is.gate import Look
 from approx_is.predictors import LastLossPredictor, UniformPredictor
 
 every_configuration = pytest.mark.parametrize(("predictor", "options"), laws.CONFIGURATIONS, ids=laws.CONFIGURATION_IDS)
@@ -29,6 +30,33 @@ class Recording(UniformPredictor):
 
 class LocalRecording(Recording):
     local = True
+
+
+class Scoring(UniformPredictor):
+    """Scores three candidates a draw; sample i by i + 1."""
+
+    least_tau = 2.0
+    needs_tau = False
+
+    def sizes(self, batch_size, tau):
+        return 3 * batch_size, batch_size
+
+    def score(self, batch, size, chunk):
+        assert len(batch) == size
+        return 1.0 + batch
+
+    def select(self, batch, positions):
+        return batch[positions]
+
+
+def never():
+    """Return a gate that stays closed, and looks at one observation in so many."""
+    return VarianceGate(margin=math.inf)
+
+
+def never_but_learning():
+    """Return a gate that stays closed although everything observed is learned."""
+    return VarianceGate(margin=math.inf, relative_cost=1.0)
 
 
 def make_predictor(kind):
@@ -68,6 +96,133 @@ class TestFirstEpoch:
         draw = laws.assert_draws_are_from(sampler)
         assert torch.equal(draw.probabilities, torch.full((4,), 0.25, dtype=torch.float64))
 
+    @pytest.mark.parametrize("gate", [None, never(), never_but_learning()], ids=["none", "asleep", "learning"])
+    def test_is_the_same_with_and_without_a_gate(self, gate):
+        draws = laws.train(laws.make_sampler(gate=gate), 3)
+        laws.assert_same_draws(draws, laws.train(laws.make_sampler(), 3))
+        assert all(draw.is_uniform for draw in draws)
+
+
+class TestPlainEpochs:
+    """While the gate is closed."""
+
+    GATES = pytest.mark.parametrize("gate", [never(), never_but_learning()], ids=["asleep", "learning"])
+
+    @GATES
+    @pytest.mark.parametrize(("size", "batch"), [(10, 4), (12, 4), (1, 1), (3, 8)])
+    def test_each_visits_each_sample_once_with_weight_1(self, gate, size, batch):
+        sampler = laws.make_sampler(size, batch, k=0.5, gate=gate)
+        orders = []
+        for _ in range(4):
+            draws = laws.train(sampler, math.ceil(size / batch))
+            orders.append(torch.cat([draw.indices for draw in draws]).tolist())
+            assert sorted(orders[-1]) == list(range(size))
+            for draw in draws:
+                assert draw.is_uniform
+                assert torch.equal(draw.weights, torch.ones(len(draw)))
+                assert torch.equal(draw.probabilities, torch.full((len(draw),), 1 / size, dtype=torch.float64))
+        assert size < 10 or len({tuple(order) for order in orders}) == 4
+
+    @GATES
+    def test_leave_small_batches_out_if_told_so(self, gate):
+        sampler = laws.make_sampler(10, 4, drop_last=True, gate=gate)
+        for _ in range(3):
+            draws = laws.train(sampler, 2)
+            assert [len(draw) for draw in draws] == [4, 4]
+            assert len(set(torch.cat([draw.indices for draw in draws]).tolist())) == 8
+
+    def test_are_the_default_at_k_1_until_draws_by_importance_are_known_to_pay(self):
+        sampler = ImportanceSampler(10, 4, predictor="last-loss")
+        draws = laws.train(sampler, 12)  # too few for any clock to say so
+        assert all(draw.is_uniform for draw in draws)
+        assert not sampler.gate.is_open
+
+    @pytest.mark.parametrize("k", [0.5, 0.0, lambda step: 1.0], ids=["0.5", "0", "function"])
+    def test_are_not_the_default_otherwise(self, k):
+        sampler = ImportanceSampler(10, 4, predictor="last-loss", k=k)
+        draws = laws.train(sampler, 4)
+        assert [draw.is_uniform for draw in draws] == [True, True, True, False]
+        assert sampler.gate.is_open
+
+    def test_begin_anew_where_an_epoch_does(self):
+        sampler = laws.make_sampler(gate=never())
+        laws.train(sampler, 4)
+        sampler.begin_epoch()
+        indices = torch.cat([draw.indices for draw in laws.train(sampler, 3)])
+        assert sorted(indices.tolist()) == list(range(10))
+
+    def test_but_for_the_first_of_which_the_rest_is_still_to_come(self):
+        sampler = laws.make_sampler(gate=never())
+        draws = laws.train(sampler, 1)
+        sampler.begin_epoch()
+        indices = torch.cat([draw.indices for draw in [*draws, *laws.train(sampler, 2)]])
+        assert sorted(indices.tolist()) == list(range(10))
+
+    @pytest.mark.parametrize("gate", [None, never()], ids=["none", "closed"])
+    def test_have_the_samples_of_draws_taken_back_again(self, gate):
+        sampler = laws.make_sampler(gate=gate)
+        laws.train(sampler, 1)
+        draws = [sampler.draw() for _ in range(2)]
+        sampler.take_back(draws)
+        laws.assert_same_draws([sampler.draw() for _ in range(2)], draws)
+
+    def test_take_nothing_back_of_what_was_drawn_by_importance(self):
+        sampler = laws.make_sampler()
+        laws.train(sampler, 4)
+        draws = [sampler.draw() for _ in range(2)]
+        with laws.assert_unchanged(sampler):
+            sampler.take_back(draws)
+
+    def test_gain_nothing(self):
+        sampler = laws.make_sampler(gate=never_but_learning())
+        laws.train(sampler, 40)
+        assert sampler.gain.value == sampler.gain.variance_ratio == 1.0
+
+
+class TestExponent:
+    @staticmethod
+    def halving(step):
+        return 1.0 - step / 8
+
+    def test_of_a_function_is_that_of_the_updates_before_the_draw(self):
+        sampler = laws.make_sampler(k=self.halving)
+        for step in range(9):
+            assert sampler.k == self.halving(step)
+            draw = laws.assert_draws_are_from(sampler)
+            assert draw.is_uniform or step >= 3
+            sampler.update(draw, laws.steady_losses(draw.indices))
+
+    def test_of_a_draw_used_late_is_that_of_its_moment(self):
+        sampler = laws.make_sampler(k=self.halving)
+        laws.train(sampler, 3)
+        draws = [sampler.draw() for _ in range(2)]
+        for draw in draws:
+            torch.testing.assert_close(draw.weights, ((10 * draw.probabilities) ** -self.halving(3)).float())
+            sampler.update(draw, laws.steady_losses(draw.indices))
+        assert sampler.k == self.halving(5)
+
+    @pytest.mark.parametrize("candidates", [None, 6])
+    def test_of_a_constant_function_is_as_the_constant(self, candidates):
+        runs = [laws.train(laws.make_sampler(k=k, candidates=candidates), 8) for k in (0.5, lambda step: 0.5)]
+        laws.assert_same_draws(*runs)
+
+    @pytest.mark.parametrize("candidates", [None, 6])
+    @pytest.mark.parametrize("wrong", [1.5, math.nan, -math.inf])
+    def test_that_becomes_impossible_is_refused_and_changes_nothing(self, candidates, wrong):
+        sampler = laws.make_sampler(k=lambda step: 0.5 if step < 4 else wrong, candidates=candidates)
+        laws.train(sampler, 4)
+        with (
+            laws.assert_unchanged(sampler),
+            pytest.raises(ValueError, match=r"`ApproxSampler\(k=...\)` must be a finite"),
+        ):
+            sampler.draw()
+
+    def test_is_not_of_the_state(self):
+        sampler, other = laws.make_sampler(k=self.halving), laws.make_sampler(k=0.25)
+        laws.train(sampler, 4)
+        other.load_state_dict(laws.snapshot(sampler))
+        assert (sampler.k, other.k) == (0.5, 0.25)
+
 
 class TestDraw:
     def test_batch_size_of_one_draw_may_differ(self):
@@ -106,9 +261,145 @@ class TestDraw:
     def test_restored_draw_can_be_used(self):
         sampler = laws.make_sampler()
         draw = sampler.draw()
-        restored = sampler.restore_draw(draw.indices, draw.probabilities, draw.weights, is_warm_up=True, drawn_at=0)
+        restored = sampler.restore_draw(draw.indices, draw.probabilities, draw.weights, place=0, drawn_at=0, choose=0)
         sampler.update(restored, torch.ones(4))
         assert sampler.metrics()["step"] == 1.0
+
+
+class TestCandidates:
+    """For a predictor that scores them."""
+
+    def make(self, **arguments):
+        return laws.make_sampler(predictor=Scoring, **arguments)
+
+    def test_are_uniform_draws_with_replacement_and_no_batch(self):
+        candidates = self.make().request(40)
+        assert not candidates.is_batch
+        assert not candidates.is_uniform
+        assert len(candidates) == 120
+        assert candidates.indices.unique().tolist() == list(range(10))
+        assert torch.equal(candidates.weights, torch.ones(120))
+        assert torch.equal(candidates.probabilities, torch.full((120,), 0.1, dtype=torch.float64))
+
+    @pytest.mark.parametrize("k", [1.0, 0.5, -1.0])
+    def test_are_chosen_from_in_proportion_to_their_smoothed_scores(self, k):
+        sampler = self.make(smoothing=0.5, k=k)
+        candidates = sampler.request()
+        scores = torch.arange(12.0)
+        draw, positions = sampler.choose(candidates, scores)
+        assert draw.is_batch
+        assert not draw.is_uniform
+        assert torch.equal(draw.indices, candidates.indices[positions])
+        within = (scores.double() + 0.5) / (66 + 12 * 0.5)
+        torch.testing.assert_close(draw.probabilities, within[positions] * 12 / 10, rtol=1e-12, atol=0)
+        torch.testing.assert_close(draw.weights, ((12 * within[positions]) ** -k).float(), rtol=1e-6, atol=0)
+
+    def test_without_any_score_are_chosen_from_uniformly(self):
+        sampler = self.make()
+        draw, _ = sampler.choose(sampler.request(), torch.zeros(12))
+        torch.testing.assert_close(draw.weights, torch.ones(4), rtol=1e-6, atol=0)
+
+    def test_are_requested_scored_and_chosen_from_in_one_call_of_draw(self):
+        whole, parts = self.make(), self.make()
+        for size in (None, 7, 1):
+            candidates = parts.request(size)
+            draw, _ = parts.choose(candidates, 1.0 + candidates.indices)
+            laws.assert_same_draws([whole.draw(size)], [draw])
+        laws.assert_same(laws.snapshot(whole), laws.snapshot(parts))
+
+    def test_keep_the_step_of_their_request(self):
+        sampler = self.make(k=lambda step: 1.0 - step / 2)
+        laws.train(sampler, 1)
+        candidates = sampler.request()
+        laws.train(sampler, 1)
+        draw, _ = sampler.choose(candidates, torch.arange(12.0))
+        assert candidates.drawn_at == draw.drawn_at == 1
+        torch.testing.assert_close(draw.weights, (10 * draw.probabilities).pow(-0.5).float(), rtol=1e-6, atol=0)
+
+    def test_may_be_chosen_from_again_after_a_failure(self):
+        sampler = self.make()
+        candidates = sampler.request()
+        with laws.assert_unchanged(sampler), pytest.raises(ValueError, match=r"choose\(scores\)"):
+            sampler.choose(candidates, torch.full((12,), math.nan))
+        draw, _ = sampler.choose(candidates, torch.ones(12))
+        sampler.update(draw, torch.ones(4))
+        assert sampler.step == 1
+
+    def test_scores_may_have_a_graph(self):
+        sampler = self.make()
+        scores = torch.ones(12, requires_grad=True)
+        draw, _ = sampler.choose(sampler.request(), scores * 2)
+        assert not draw.weights.requires_grad
+
+    def test_are_not_asked_for_while_the_gate_is_closed(self):
+        sampler = self.make(gate="auto")  # the average starts at 0
+        draw = sampler.request()
+        assert draw.is_batch
+        assert draw.is_uniform
+        assert sorted(torch.cat([draw.indices, *(sampler.draw().indices for _ in range(2))]).tolist()) == list(
+            range(10)
+        )
+
+    @pytest.mark.parametrize("arguments", [{}, {"candidates": 5}], ids=["all", "candidates"])
+    def test_are_no_concern_of_a_predictor_that_predicts(self, arguments):
+        requested, drawn = (laws.make_sampler(**arguments) for _ in range(2))
+        for each in (requested, drawn):
+            laws.train(each, 4)
+        requests = [requested.request(size) for size in (None, 7)]
+        assert all(draw.is_batch for draw in requests)
+        laws.assert_same_draws(requests, [drawn.draw(size) for size in (None, 7)])
+
+    @pytest.mark.parametrize(
+        ("scores", "error", "match"),
+        [
+            (torch.ones(11), ValueError, r"`choose\(scores\)` must have shape \[12\], one value each; got \[11\]"),
+            (torch.ones(12, 1), ValueError, r"must have shape \[12\], one value each; got \[12, 1\]"),
+            (torch.tensor([-1e-30] + [1.0] * 11), ValueError, r"`choose\(scores\)` must be finite and at least 0"),
+            (torch.tensor([math.nan] + [1.0] * 11), ValueError, "must be finite and at least 0"),
+            (torch.tensor([math.inf] + [1.0] * 11), ValueError, "must be finite and at least 0"),
+            ([1.0] * 12, TypeError, r"`choose\(scores\)` must be a tensor; got list"),
+        ],
+    )
+    def test_with_impossible_scores_are_refused_and_nothing_changes(self, scores, error, match):
+        sampler = self.make(gate=VarianceGate(threshold=0.0))
+        laws.train(sampler, 1)
+        candidates = sampler.request()
+        with laws.assert_unchanged(sampler), pytest.raises(error, match=match):
+            sampler.choose(candidates, scores)
+
+    def test_of_another_sampler_are_refused(self):
+        sampler, other = self.make(), self.make()
+        candidates = other.request()
+        with (
+            laws.assert_unchanged(sampler, other),
+            pytest.raises(ValueError, match="must be candidates of this sampler"),
+        ):
+            sampler.choose(candidates, torch.ones(12))
+
+    def test_that_are_a_batch_are_refused(self):
+        sampler = self.make()
+        draw = sampler.draw()
+        with laws.assert_unchanged(sampler), pytest.raises(ValueError, match="must be candidates of this sampler"):
+            sampler.choose(draw, torch.ones(4))
+
+    def test_made_by_hand_are_refused(self):
+        by_hand = Draw(torch.tensor([1]), torch.tensor([0.1]), torch.tensor([1.0]))
+        with pytest.raises(ValueError, match=r"must be candidates of this sampler\. Pass on what `request`"):
+            self.make().choose(by_hand, torch.ones(1))
+
+    def test_that_are_no_draw_are_refused(self):
+        with pytest.raises(TypeError, match=r"`choose\(candidates, scores\)` must get a Draw first; got list"):
+            self.make().choose([1, 2], torch.ones(2))
+
+    def test_are_not_to_be_trained_on(self):
+        sampler = self.make()
+        candidates = sampler.request()
+        with (
+            laws.assert_unchanged(sampler),
+            pytest.raises(ValueError, match=r"these are candidates\. Score them, and `choose`"),
+        ):
+            sampler.update(candidates, torch.ones(12))
+        sampler.choose(candidates, torch.ones(12))
 
 
 class TestProbabilities:
@@ -137,11 +428,37 @@ class TestProbabilities:
         laws.train(sampler, 2)
         laws.assert_draws_are_from(sampler)
 
+    def test_without_the_gate_are_those_that_were_learned(self):
+        sampler, open_one = laws.make_sampler(gate=never_but_learning()), laws.make_sampler()
+        for each in (sampler, open_one):
+            laws.train(each, 3)
+        assert torch.equal(sampler.probabilities(), torch.full((10,), 0.1, dtype=torch.float64))
+        assert torch.equal(sampler.probabilities(gated=False), open_one.probabilities())
+        some = torch.tensor([7, 0, 7])
+        assert torch.equal(sampler.probabilities(some), torch.full((3,), 0.1, dtype=torch.float64))
+        assert torch.equal(sampler.probabilities(some, gated=False), open_one.probabilities(some))
+
+    def test_without_the_gate_are_known_in_the_first_epoch_too(self):
+        sampler = laws.make_sampler(4, 2, smoothing=1.0)
+        assert torch.equal(sampler.probabilities(gated=False), torch.full((4,), 0.25, dtype=torch.float64))
+        draw = sampler.draw()
+        sampler.update(draw, torch.tensor([2.0, 6.0]))
+        expected = torch.full((4,), 1 / 12, dtype=torch.float64)
+        expected[draw.indices] = torch.tensor([3.0, 7.0], dtype=torch.float64) / 12
+        assert torch.equal(sampler.probabilities(), torch.full((4,), 0.25, dtype=torch.float64))
+        torch.testing.assert_close(sampler.probabilities(gated=False), expected, rtol=1e-12, atol=0)
+
+    def test_without_the_gate_are_the_same_where_it_is_open(self):
+        sampler = laws.make_sampler()
+        laws.train(sampler, 5)
+        assert torch.equal(sampler.probabilities(gated=False), sampler.probabilities())
+
     def test_asking_changes_nothing(self):
         sampler = laws.make_sampler()
         laws.train(sampler, 4)
         with laws.assert_unchanged(sampler):
             sampler.probabilities()
+            sampler.probabilities(gated=False)
             sampler.metrics()
             sampler.state_dict()
 
@@ -179,7 +496,7 @@ class TestUpdate:
     def test_duplicates_count_with_their_mean(self):
         sampler = laws.make_sampler(4, 4, predictor=Recording)
         draw = sampler.restore_draw(
-            torch.tensor([1, 2, 1]), torch.full((3,), 0.25).double(), torch.ones(3), is_warm_up=False, drawn_at=0
+            torch.tensor([1, 2, 1]), torch.full((3,), 0.25).double(), torch.ones(3), place=None, drawn_at=0, choose=0
         )
         sampler.update(draw, torch.tensor([1.0, 5.0, 3.0]))
         ((indices, observed, step),) = sampler._learner.predictor.shown
@@ -206,7 +523,8 @@ class TestUpdate:
         metrics = sampler.metrics()
         assert all(type(value) is float for value in metrics.values())
         assert metrics["step"] == 1.0
-        assert metrics["coverage"] == 0.5
+        assert metrics["coverage"] == metrics["epoch_coverage"] == 0.5
+        assert metrics["staleness"] == 0.0
         assert metrics["observed_importance"] == pytest.approx(3.0, rel=1e-12)
         assert metrics["effective_sample_size"] == pytest.approx(4.0, rel=1e-12)
 
@@ -232,6 +550,118 @@ class TestUpdate:
         assert num_classes == 3
         assert isinstance(generator, torch.Generator)
         assert options == {"power": 2}
+
+
+class TestObservedOnDemand:
+    """A function in place of the tensor."""
+
+    def test_is_called_once_an_update_without_a_gate(self):
+        sampler, other = laws.make_sampler(), laws.make_sampler()
+        for step in range(1, 6):
+            calls, draw = [], sampler.draw()
+
+            def observe(draw=draw, calls=calls):
+                calls.append(1)
+                return laws.steady_losses(draw.indices)
+
+            sampler.update(draw, observe)
+            laws.train(other, 1)
+            assert calls == [1]
+            assert sampler.step == step
+        laws.assert_same(laws.snapshot(sampler), laws.snapshot(other))
+
+    def test_is_not_called_where_a_closed_gate_has_no_use_for_it(self):
+        sampler, wanted, called = laws.make_sampler(gate=never()), [], []
+        for step in range(40):
+            draw = sampler.draw()
+            if sampler.gate.look(drawn=False) is not Look.AWAY:
+                wanted.append(step)
+            sampler.update(draw, lambda step=step, draw=draw: called.append(step) or laws.steady_losses(draw.indices))
+        assert called == wanted
+        assert 1 < len(wanted) < 10
+        assert sampler.step == 40
+
+    def test_tells_a_closed_gate_what_a_tensor_does(self):
+        sampler, other = laws.make_sampler(gate=never()), laws.make_sampler(gate=never())
+        for _ in range(40):
+            draw = sampler.draw()
+            sampler.update(draw, lambda draw=draw: laws.steady_losses(draw.indices))
+        laws.train(other, 40)
+        assert sampler.gate.tau == other.gate.tau > 1
+
+    @pytest.mark.parametrize(
+        ("answer", "error", "match"),
+        [
+            (torch.ones(3), ValueError, r"`update\(observed\)` must have shape \[4\]"),
+            (-torch.ones(4), ValueError, r"`update\(observed\)` must be at least 0; got -1"),
+            ([1.0] * 4, TypeError, r"must be a tensor of shape \[4\]; got list"),
+            (None, TypeError, r"must be a tensor of shape \[4\]; got NoneType"),
+        ],
+    )
+    @pytest.mark.parametrize("gate", [None, never()], ids=["none", "closed"])
+    def test_is_checked_as_a_tensor_is(self, gate, answer, error, match):
+        sampler = laws.make_sampler(gate=gate)
+        draw = sampler.draw()
+        with laws.assert_unchanged(sampler), pytest.raises(error, match=match):
+            sampler.update(draw, lambda: answer)
+        sampler.update(draw, torch.ones(4))  # the draw is not spent
+
+    def test_may_fail_and_be_called_again(self):
+        sampler = laws.make_sampler()
+        draw = sampler.draw()
+
+        def fail():
+            raise OSError("out of paper")
+
+        with laws.assert_unchanged(sampler), pytest.raises(OSError, match="out of paper"):
+            sampler.update(draw, fail)
+        sampler.update(draw, lambda: torch.ones(4))
+        assert sampler.step == 1
+
+    def test_is_not_called_for_a_draw_that_is_refused(self):
+        sampler = laws.make_sampler()
+        (draw,) = laws.train(sampler, 1)
+        with pytest.raises(ValueError, match="this one was used already"):
+            sampler.update(draw, lambda: pytest.fail("called"))
+
+
+class TestWithAClosedGate:
+    """Of observations that are not looked at."""
+
+    def after(self, steps):
+        sampler = laws.make_sampler(gate=never())
+        laws.train(sampler, steps)
+        return sampler, sampler.draw()
+
+    def test_nothing_is_remembered_but_the_step(self):
+        sampler, draw = self.after(1)
+        assert sampler.gate.look(drawn=False) is Look.AWAY
+        before = laws.snapshot(sampler)
+        sampler.update(draw, torch.ones(4))
+        after = laws.snapshot(sampler)
+        for state in (before, after):
+            del state["drawer"]["gate"]
+        laws.assert_same(after, {**before, "step": 2, "gain": {**before["gain"], "draws": 8}})
+        assert sampler.metrics()["coverage"] == 0.0
+
+    @pytest.mark.parametrize(("steps", "look"), [(0, Look.GLANCE), (1, Look.AWAY)])
+    def test_the_shape_is_checked_all_the_same(self, steps, look):
+        sampler, draw = self.after(steps)
+        assert sampler.gate.look(drawn=False) is look
+        for observed, error in ((torch.ones(3), ValueError), ([1.0] * 4, TypeError)):
+            with laws.assert_unchanged(sampler), pytest.raises(error, match=r"`update\(observed\)` must"):
+                sampler.update(draw, observed)
+        sampler.update(draw, torch.ones(4))
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf])
+    @pytest.mark.parametrize("gate", [never(), never_but_learning()], ids=["asleep", "learning"])
+    def test_a_batch_without_a_finite_one_is_no_harm(self, gate, value):
+        sampler = laws.make_sampler(gate=gate)
+        for observed in (torch.full((4,), value), torch.tensor([1.0, 2.0, 3.0, value])):
+            sampler.update(sampler.draw(), observed)
+        laws.train(sampler, 40)
+        laws.assert_all_finite(sampler.state_dict())
+        assert sampler.gate.tau > 1
 
 
 class TestRefresh:
@@ -315,6 +745,29 @@ class TestSmoothingOfThePredictor:
         assert self.smoothing(predictor=Smoothed, smoothing=AdaptiveSmoothing(0.25)) == pytest.approx(0.25)
 
 
+class Ranking(Recording):
+    """Predicts numbers that are not in the unit of what is observed."""
+
+    own_scale = True
+    judges_unseen = True
+
+    def predict(self, indices):
+        return 2.0 * super().predict(indices)
+
+
+class TestSmoothingOfAPredictorWithAScaleOfItsOwn:
+    @pytest.mark.parametrize("observed", [0.0, 1e-6, 1.0, 1e6])
+    def test_follows_the_predictions_whatever_is_observed(self, observed):
+        sampler = laws.make_sampler(predictor=Ranking)
+        laws.train(sampler, 8, losses=lambda indices: torch.full((len(indices),), observed))
+        assert sampler.metrics()["smoothing"] == pytest.approx(0.5 * 2.0)
+
+    def test_without_it_follows_what_is_observed(self):
+        sampler = laws.make_sampler(predictor=type("Ordinary", (Ranking,), {"own_scale": False}))
+        laws.train(sampler, 8, losses=lambda indices: torch.full((len(indices),), 1e6))
+        assert sampler.metrics()["smoothing"] == pytest.approx(0.5 * 1e6)
+
+
 class Telling(Recording):
     knows_draws = True
 
@@ -331,7 +784,7 @@ class TestPredictorThatKnowsDraws:
         predictor = make_predictor(Telling)
         sampler = laws.make_sampler(predictor=predictor, k=k, smoothing=0.3)
         laws.train(sampler, 4)
-        sampler._proposal.set_importance(torch.arange(10), 1.0 + torch.arange(10.0))
+        sampler._drawer.proposal.set_importance(torch.arange(10), 1.0 + torch.arange(10.0))
         draws = [sampler.draw() for _ in range(3)]
         for draw in reversed(draws):
             observed = torch.ones(4)

@@ -139,6 +139,12 @@ def test_others_are_due_to_a_local_predictor_for_one_round_after_the_warm_up():
     assert rounds == [[7, 0, 1, 2, 3], [7, 4, 5, 6, 7], [7, 8, 9, 0, 1], [7], [7]]
 
 
+def test_a_predictor_may_have_a_scale_of_its_own():
+    assert make(Answers(own_scale=True)).own_scale
+    assert not make(Answers(own_scale=False)).own_scale
+    assert not make(Answers()).own_scale
+
+
 def test_a_restored_learner_goes_on_to_the_bit():
     learners = [make(rolling=4), make(rolling=4)]
     learn(learners[0], [0, 3], [1.0, 2.0])
@@ -276,6 +282,6 @@ class TestRevision:
         renewed = []
         for _ in range(4):
             train(sampler, 1)
-            renewed.append((sampler._proposal.importance(EVERYONE) == 7.0).sum().item())
+            renewed.append((sampler._drawer.proposal.importance(EVERYONE) == 7.0).sum().item())
         assert renewed[0] < SIZE
         assert renewed[2:] == [SIZE, SIZE]

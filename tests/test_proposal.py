@@ -55,20 +55,58 @@ def test_a_grid_of_random_numbers_is_shared_out_by_the_probabilities(smoothing, 
 
 
 @every_smoothing
-def test_draws_from_a_pool_carry_their_probabilities(smoothing):
-    pool, importance = torch.tensor([5, 0, 5, 2]), torch.tensor([2.5, 0.0, 2.5, 1.0])
+def test_what_is_chosen_carries_its_probability_among_the_candidates(smoothing):
+    importance = torch.tensor([2.5, 0.0, 2.5, 1.0])
     proposal = make(smoothing)
     constant = max(0.5 * 1.5 if smoothing == "adaptive" else smoothing, 1.5e-6)
-    within = dict(zip([5, 0, 2], (torch.tensor([2.5, 0, 1]).double() + constant) / (6 + 4 * constant), strict=True))
-    indices, probabilities = proposal.draw_from_pool(50, pool, importance)
-    expected = torch.stack([within[index] * 4 / SIZE for index in indices.tolist()])
-    torch.testing.assert_close(probabilities, expected)
+    within = (importance.double() + constant) / (6 + 4 * constant)
+    positions, probabilities = proposal.choose(50, importance)
+    assert positions.dtype == torch.int64
+    torch.testing.assert_close(probabilities, within[positions] * 4 / SIZE)
 
 
-def test_pools_are_drawn_from_all():
-    pool = make().draw_pool(1000)
-    assert pool.shape == (1000,)
-    assert pool.unique().tolist() == list(range(SIZE))
+@every_smoothing
+@pytest.mark.parametrize("importance", [[2.5, 0.0, 2.5, 1.0], [0.0] * 4, [7.0]], ids=["uneven", "nothing", "one"])
+def test_candidates_are_chosen_by_their_smoothed_importance(smoothing, importance, monkeypatch):
+    chosen_by = []
+
+    def choose_each(distribution, count, replacement, generator):
+        assert replacement
+        chosen_by.append(distribution)
+        return torch.arange(count)
+
+    proposal, importance = make(smoothing), torch.tensor(importance)
+    monkeypatch.setattr(torch, "multinomial", choose_each)
+    positions, probabilities = proposal.choose(len(importance), importance)
+    (within,) = chosen_by
+    assert_is_distribution(within)
+    assert positions.tolist() == list(range(len(importance)))
+    assert_unbiased_by_enumeration(within, importance_weights(probabilities, SIZE))
+
+
+def test_without_any_importance_candidates_are_chosen_from_uniformly():
+    _, probabilities = make("adaptive").choose(20, torch.zeros(5))
+    torch.testing.assert_close(probabilities, torch.full((20,), 1 / SIZE, dtype=torch.float64))
+
+
+def test_fewer_candidates_than_draws_are_chosen_more_than_once():
+    positions, _ = make().choose(100, torch.tensor([1.0, 3.0]))
+    assert positions.shape == (100,)
+    assert positions.unique().tolist() == [0, 1]
+
+
+def test_importance_of_candidates_is_not_kept():
+    proposal = make()
+    before = proposal.probabilities()
+    proposal.choose(4, torch.tensor([100.0, 1.0, 5.0]))
+    assert torch.equal(proposal.probabilities(), before)
+
+
+def test_candidates_are_drawn_from_all():
+    candidates = make().draw_candidates(1000)
+    assert candidates.shape == (1000,)
+    assert candidates.dtype == torch.int64
+    assert candidates.unique().tolist() == list(range(SIZE))
 
 
 def test_importance_is_what_was_set():
@@ -105,8 +143,13 @@ def test_draws_are_uniform_without_any_importance(size):
 
 
 def test_draws_follow_the_seed():
-    draws = [make(seed=seed).draw(50)[0].tolist() for seed in (0, 0, 1)]
-    assert draws[0] == draws[1] != draws[2]
+    for draw in (
+        lambda proposal: proposal.draw(50)[0],
+        lambda proposal: proposal.draw_candidates(50),
+        lambda proposal: proposal.choose(50, torch.arange(9.0))[0],
+    ):
+        draws = [draw(make(seed=seed)).tolist() for seed in (0, 0, 1)]
+        assert draws[0] == draws[1] != draws[2]
 
 
 def test_a_restored_proposal_goes_on_to_the_bit():
@@ -116,6 +159,8 @@ def test_a_restored_proposal_goes_on_to_the_bit():
     restored.load_state_dict(through_file(proposal.state_dict()))
     assert_same(snapshot(restored), snapshot(proposal))
     assert torch.equal(restored.draw(50)[0], proposal.draw(50)[0])
+    assert torch.equal(restored.draw_candidates(50), proposal.draw_candidates(50))
+    assert torch.equal(restored.choose(50, torch.arange(9.0))[0], proposal.choose(50, torch.arange(9.0))[0])
 
 
 @pytest.mark.parametrize(

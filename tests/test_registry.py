@@ -1,7 +1,8 @@
 """Predictors by name: registering, replacing, resolving."""
 
 import pytest
-from laws import make_predictor
+import torch
+from laws import PRESAMPLING, make_predictor
 
 from approx_is import ImportanceSampler, available_predictors, register_predictor
 from approx_is.predictors import LastLossPredictor, LSTMPredictor, UniformPredictor
@@ -9,7 +10,7 @@ from approx_is.registry import resolve_predictor
 
 pytestmark = pytest.mark.usefixtures("no_registrations")
 
-INSTALLED = ["class-gaussian", "last-loss", "lstm", "rais", "uniform"]
+INSTALLED = ["class-gaussian", "gradient-norm", "last-loss", "lstm", "oracle", "rais", "rank", "uniform", "upper-bound"]
 
 
 def test_the_installed_predictors_are_available():
@@ -59,7 +60,8 @@ def test_factories_and_instances_pass_through():
 def test_an_unknown_name_lists_the_known_ones(name):
     register_predictor("mine", UniformPredictor)
     message = (
-        rf"one of class-gaussian, last-loss, lstm, mine, rais, uniform; got '{name}'\. Add yours with `register_pred"
+        rf"one of class-gaussian, gradient-norm, last-loss, lstm, mine, oracle, rais, rank, uniform, upper-bound; "
+        rf"got '{name}'\. Add yours with `register_pred"
     )
     with pytest.raises(ValueError, match=message):
         resolve_predictor(name)
@@ -86,8 +88,9 @@ def test_an_instance_cannot_be_registered():
 
 @pytest.mark.parametrize("name", INSTALLED)
 def test_options_that_no_predictor_has_are_named(name):
+    needed = {"model": torch.nn.Linear(1, 1)} if name in PRESAMPLING else {}
     with pytest.raises(TypeError, match=rf"`predictor_options` do not fit the predictor '{name}': .*'typo'"):
-        ImportanceSampler(4, 2, predictor=name, predictor_options={"typo": 1})
+        ImportanceSampler(4, 2, predictor=name, predictor_options={**needed, "typo": 1})
 
 
 def test_options_of_a_predictor_that_is_built_already_are_refused():

@@ -1,11 +1,17 @@
 """A run that was saved and resumed goes on as if it had not been interrupted, to the bit."""
 
+import math
+
 import laws
 import pytest
 import torch
 
+from approx_is import VarianceGate
+
 every_configuration = pytest.mark.parametrize(("predictor", "options"), laws.CONFIGURATIONS, ids=laws.CONFIGURATION_IDS)
 LABELS = [0, 1] * 5
+CLOSED = VarianceGate(relative_cost=1.0, margin=math.inf)
+OPENING = VarianceGate(relative_cost=1.0, margin=0.0)
 
 
 def build(predictor="last-loss", options=None, **arguments):
@@ -14,11 +20,15 @@ def build(predictor="last-loss", options=None, **arguments):
     )
 
 
+def entry(state, path):
+    for name in path:
+        state = state[name]
+    return state
+
+
 def set_entry(state, path, value):
     *parents, last = path
-    for name in parents:
-        state = state[name]
-    state[last] = value
+    entry(state, parents)[last] = value
 
 
 class TestGoesOn:
@@ -73,11 +83,41 @@ class TestGoesOn:
         draw = sampler.draw()
         resumed.load_state_dict(laws.through_file(sampler.state_dict()))
         restored = resumed.restore_draw(
-            draw.indices, draw.probabilities, draw.weights, is_warm_up=draw.is_warm_up, drawn_at=draw.drawn_at
+            draw.indices, draw.probabilities, draw.weights, place=None, drawn_at=draw.drawn_at, choose=0
         )
         for each, its_draw in ((sampler, draw), (resumed, restored)):
             each.update(its_draw, laws.steady_losses(its_draw.indices))
         laws.assert_same(laws.snapshot(resumed), laws.snapshot(sampler))
+
+    @pytest.mark.parametrize("gate", [None, CLOSED], ids=["none", "closed"])
+    def test_with_a_draw_of_a_plain_epoch_that_was_on_its_way(self, gate):
+        sampler, resumed = build(gate=gate), build(gate=gate)
+        laws.train(sampler, 1)
+        draw = sampler.draw()
+        resumed.load_state_dict(laws.through_file(sampler.state_dict()))
+        restored = resumed.restore_draw(
+            draw.indices, draw.probabilities, draw.weights, place=4, drawn_at=draw.drawn_at, choose=0
+        )
+        assert restored.is_uniform
+        for each, its_draw in ((sampler, draw), (resumed, restored)):
+            each.update(its_draw, laws.steady_losses(its_draw.indices))
+        laws.assert_same(laws.snapshot(resumed), laws.snapshot(sampler))
+        resumed.take_back([restored])
+        laws.assert_same_draws([resumed.draw()], [draw])
+
+    @pytest.mark.parametrize("gate", [CLOSED, OPENING], ids=["closed", "opening"])
+    @pytest.mark.parametrize("steps", [0, 2, 3, 9, 32, 33, 50])
+    def test_with_a_gate_that_asks_no_clock(self, gate, steps):
+        sampler, resumed = build(gate=gate), build(gate=gate, seed=99)
+        laws.train(sampler, steps)
+        resumed.load_state_dict(laws.through_file(sampler.state_dict()))
+        laws.assert_same(laws.snapshot(resumed), laws.snapshot(sampler))
+        assert resumed.gate.is_open == sampler.gate.is_open
+        laws.assert_same(resumed.metrics(), sampler.metrics())
+        draws = laws.train(sampler, 40)
+        laws.assert_same_draws(laws.train(resumed, 40), draws)
+        laws.assert_same(laws.snapshot(resumed), laws.snapshot(sampler))
+        assert draws[-1].is_uniform == (gate is CLOSED)
 
 
 class TestRefuses:
@@ -96,14 +136,18 @@ class TestRefuses:
             del state[name]
             self.assert_refused(build(predictor, options), state, f"missing.*{name}")
 
-    @pytest.mark.parametrize("part", ["proposal", "learner", "warm_up", "diagnostics"])
-    def test_a_part_without_one_of_its_entries(self, part):
-        sampler = build()
+    @pytest.mark.parametrize(
+        "path",
+        [["drawer"], ["drawer", "proposal"], ["drawer", "epochs"], ["drawer", "gate"], ["learner"], ["diagnostics"]],
+        ids=" ".join,
+    )
+    def test_a_part_without_one_of_its_entries(self, path):
+        sampler = build(gate=CLOSED)
         laws.train(sampler, 4)
-        for name in sampler.state_dict()[part]:
+        for name in entry(sampler.state_dict(), path):
             state = laws.snapshot(sampler)
-            del state[part][name]
-            self.assert_refused(build(), state, f"missing.*{name}")
+            del entry(state, path)[name]
+            self.assert_refused(build(gate=CLOSED), state, f"missing.*{name}")
 
     def test_what_is_no_state(self):
         self.assert_refused(build(), [1, 2], "must be a dict; got list")
@@ -114,15 +158,30 @@ class TestRefuses:
             (["version"], -1, "has version -1; this sampler has"),
             (["step"], 1.0, r"\['step'\]` must be of type int; got float"),
             (["extra"], 1, r"unknown \['extra'\]"),
-            (["proposal", "tree", "leaves"], torch.ones(10).double(), "must be torch.float32"),
-            (["proposal", "tree", "leaves"], torch.full((10,), torch.nan), "must be finite; the state is damaged"),
-            (["proposal", "tree", "leaves"], torch.full((10,), torch.inf), "must be finite; the state is damaged"),
-            (["proposal", "tree", "leaves"], torch.full((10,), -1.0), "must be finite and at least 0"),
-            (["proposal", "generator"], torch.zeros(3, dtype=torch.uint8), r"\['generator'\]` must be torch.uint8"),
+            (["drawer", "proposal", "tree", "leaves"], torch.ones(10).double(), "must be torch.float32"),
+            (
+                ["drawer", "proposal", "tree", "leaves"],
+                torch.full((10,), torch.nan),
+                "must be finite; the state is damaged",
+            ),
+            (
+                ["drawer", "proposal", "tree", "leaves"],
+                torch.full((10,), torch.inf),
+                "must be finite; the state is damaged",
+            ),
+            (["drawer", "proposal", "tree", "leaves"], torch.full((10,), -1.0), "must be finite and at least 0"),
+            (
+                ["drawer", "proposal", "generator"],
+                torch.zeros(3, dtype=torch.uint8),
+                r"\['generator'\]` must be torch.uint8",
+            ),
             (["learner", "history", "values"], torch.zeros(10, 3).half(), "must be torch.float32"),
             (["learner", "history", "writes"], [0] * 10, "must be a tensor; got list"),
             (["learner", "rejected"], 0, "must be a tensor; got int"),
-            (["warm_up", "position"], 11, r"\['position'\]` must be in \[0, 10\]"),
+            (["drawer", "epochs", "place"], -1, r"\['place'\]` must be at least 0; got -1"),
+            (["drawer", "epochs", "place"], 4.0, r"\['place'\]` must be of type int; got float"),
+            (["drawer", "gate", "open"], True, r"\['gate'\]` has not the expected entries: .*unknown \['open'\]"),
+            (["warm_up"], {}, r"unknown \['warm_up'\]"),
             (["diagnostics", "moments", "share"], 2.0, "share"),
             (["gain", "batch_size"], 0, r"\['batch_size'\]` must be at least 1; got 0"),
             (["gain", "signal", "share"], -1.0, "share"),
@@ -138,7 +197,7 @@ class TestRefuses:
     @pytest.mark.parametrize(
         "path",
         [
-            ["proposal", "smoothing", "mean"],
+            ["drawer", "proposal", "smoothing", "mean"],
             ["learner", "history", "values"],
             ["learner", "class_mean", "sums"],
             ["learner", "predictor", "moments"],
@@ -149,10 +208,7 @@ class TestRefuses:
         sampler = build("class-gaussian")
         laws.train(sampler, 4)
         state = laws.snapshot(sampler)
-        parent = state
-        for name in path[:-1]:
-            parent = parent[name]
-        parent[path[-1]] = torch.full_like(parent[path[-1]], torch.nan)
+        set_entry(state, path, torch.full_like(entry(state, path), torch.nan))
         self.assert_refused(build("class-gaussian"), state, "finite")
 
     @pytest.mark.parametrize(
@@ -160,6 +216,7 @@ class TestRefuses:
         [
             ({"num_samples": 9, "labels": [0, 1] * 4 + [0]}, "has num_samples 10; this sampler has 9"),
             ({"predictor": "uniform"}, "has predictor_class 'LastLossPredictor'; this sampler has 'UniformPredictor'"),
+            ({"gate": VarianceGate()}, r"\['gate'\]` has not the expected entries: missing"),
             ({"smoothing": 0.3}, r"\['smoothing'\]` has not the expected entries"),
             ({"window": 4}, r"must be (torch\.\w+) \[10, 4\]; got \1 \[10, 3\]"),
             ({"history_dtype": torch.float16}, r"\['values'\]` must be torch.float16"),
@@ -172,6 +229,18 @@ class TestRefuses:
         laws.train(sampler, 4)
         arguments = {"labels": LABELS, "window": 3, **arguments}
         self.assert_refused(laws.make_sampler(**arguments), laws.snapshot(sampler), match)
+
+    def test_the_state_of_a_sampler_with_a_gate(self):
+        sampler = build(gate=CLOSED)
+        laws.train(sampler, 4)
+        self.assert_refused(build(), laws.snapshot(sampler), r"\['gate'\]` has not the expected entries: missing \[\]")
+
+    def test_a_damaged_gate(self):
+        sampler = build(gate=CLOSED)
+        laws.train(sampler, 4)
+        state = laws.snapshot(sampler)
+        state["drawer"]["gate"]["extra"] = 1
+        self.assert_refused(build(gate=CLOSED), state, r"unknown \['extra'\]")
 
     def test_another_smoothing_constant(self):
         sampler = build(smoothing=0.2)

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from datasets import (
@@ -27,7 +29,8 @@ from laws import (
 )
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
-from approx_is import ApproxSampler, ImportanceSampler
+from approx_is import ApproxSampler, ImportanceSampler, ScoreError, VarianceGate
+from approx_is.predictors import UniformPredictor
 
 # a thread of a library may run while the workers are forked
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -41,11 +44,37 @@ EVERY_LOADER = pytest.mark.parametrize(
 
 
 def make(dataset, batch_size=4, predictor="last-loss", *, sampler_options=None, **loader_options):
-    """Return an `ApproxSampler` over a data set, or over numbers if a size is given."""
+    """Return an `ApproxSampler` over a data set, or over numbers if a size is given, without a gate unless one is."""
     dataset = Numbers(dataset) if isinstance(dataset, int) else dataset
-    return ApproxSampler(
-        DataLoader(dataset, batch_size=batch_size, **loader_options), predictor=predictor, **(sampler_options or {})
-    )
+    loader = DataLoader(dataset, batch_size=batch_size, **loader_options)
+    return ApproxSampler(loader, predictor=predictor, **{"gate": None, **(sampler_options or {})})
+
+
+class Scoring(UniformPredictor):
+    """Scores three candidates a draw, which are numbers, by themselves; fails when told to."""
+
+    least_tau = 2.0
+    needs_tau = False
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.failures = 0
+        self.scored = []
+
+    def sizes(self, batch_size, tau):
+        return 3 * batch_size, batch_size
+
+    def score(self, batch, size, chunk):
+        assert batch.shape == (size,)
+        self.scored.append(batch.tolist())
+        if self.failures:
+            self.failures -= 1
+            raise ScoreError("out of luck")
+        return 1.0 + batch
+
+    def select(self, batch, positions):
+        assert positions.device.type == "cpu"
+        return batch[positions]
 
 
 def train_epoch(sampler, steps=None):
@@ -190,17 +219,178 @@ class TestEpochs:
         assert len(list(second)) == len(sampler) - 1
 
 
+class TestClosedGate:
+    GATES = pytest.mark.parametrize(
+        "gate",
+        [VarianceGate(margin=math.inf), VarianceGate(margin=math.inf, relative_cost=1.0)],
+        ids=["asleep", "learning"],
+    )
+
+    @GATES
+    @EVERY_LOADER
+    @pytest.mark.parametrize("drop_last", [False, True])
+    def test_every_epoch_visits_every_sample_once_with_weight_one(self, gate, workers, drop_last):
+        sampler = make(10, drop_last=drop_last, sampler_options={"gate": gate}, **workers)
+        orders = []
+        for _ in range(4):
+            draws = [draw for _, draw in train_epoch(sampler)]
+            assert [len(draw) for draw in draws] == ([4, 4] if drop_last else [4, 4, 2])
+            assert all(draw.is_uniform and torch.equal(draw.weights, torch.ones(len(draw))) for draw in draws)
+            orders.append(torch.cat([draw.indices for draw in draws]).tolist())
+            assert len(set(orders[-1])) == (8 if drop_last else 10)
+        assert len({tuple(order) for order in orders}) == 4
+
+    @GATES
+    @EVERY_LOADER
+    def test_an_epoch_broken_off_is_followed_by_one_that_visits_every_sample(self, gate, workers):
+        sampler = make(40, sampler_options={"gate": gate}, **workers)
+        for steps in (None, 3, None, 1, 9, None):
+            seen = train_epoch(sampler, steps)
+            if steps is None:
+                assert sorted(torch.cat([draw.indices for _, draw in seen]).tolist()) == list(range(40))
+
+    @WORKERS
+    def test_the_first_epoch_broken_off_is_finished_in_the_next(self, num_workers):
+        sampler = make(40, num_workers=num_workers, sampler_options={"gate": VarianceGate(margin=math.inf)})
+        seen = [*train_epoch(sampler, 3), *train_epoch(sampler)[:7]]
+        assert sorted(torch.cat([draw.indices for _, draw in seen]).tolist()) == list(range(40))
+
+    def test_is_the_default_at_k_1_until_draws_by_importance_are_known_to_pay(self):
+        sampler = ApproxSampler(DataLoader(Numbers(12), batch_size=4), predictor="last-loss")
+        for _ in range(3):
+            assert all(draw.is_uniform for _, draw in train_epoch(sampler))
+        assert not sampler.gate.is_open
+        assert "closed" in sampler.gate.verdict
+
+    @pytest.mark.parametrize("k", [0.5, lambda step: 1.0], ids=["0.5", "function"])
+    def test_is_not_the_default_otherwise(self, k):
+        sampler = ApproxSampler(DataLoader(Numbers(12), batch_size=4), predictor="last-loss", k=k)
+        train_epoch(sampler)
+        assert not any(draw.is_uniform for _, draw in train_epoch(sampler))
+        assert sampler.gate.is_open
+
+    def test_probabilities_are_uniform_but_for_those_without_it(self):
+        sampler = make(10, sampler_options={"gate": VarianceGate(margin=math.inf, relative_cost=1.0)})
+        other = make(10)
+        for each in (sampler, other):
+            train_epoch(each)
+        assert torch.equal(sampler.probabilities(), torch.full((10,), 0.1, dtype=torch.float64))
+        assert torch.equal(sampler.probabilities(gated=False), other.probabilities())
+        some = torch.tensor([3, 1])
+        assert torch.equal(sampler.probabilities(some, gated=False), other.probabilities(some))
+
+    @GATES
+    @WORKERS
+    @pytest.mark.parametrize(("epochs", "steps"), [(0, 2), (2, 0), (2, 3)], ids=["first", "end", "mid"])
+    def test_is_resumed(self, gate, num_workers, epochs, steps):
+        sampler, resumed = (make(18, 3, num_workers=num_workers, sampler_options={"gate": gate}) for _ in range(2))
+        for _ in range(epochs):
+            train_epoch(sampler)
+        iteration = iter(sampler)
+        for _ in range(steps):
+            _, draw = next(iteration)
+            sampler.update(draw, steady_losses(draw.indices))
+        resumed.load_state_dict(through_file(sampler.state_dict()))
+        rest = []
+        for batch, draw in iteration:
+            sampler.update(draw, steady_losses(draw.indices))
+            rest.append((batch, draw))
+        assert_same_run(train_epoch(resumed), rest)
+        assert_same_run(train_epoch(resumed), train_epoch(sampler))
+
+    @WORKERS
+    def test_that_opens_is_resumed_to_the_bit(self, num_workers):
+        gate = VarianceGate(relative_cost=1.0, margin=0.0)  # asks no clock
+        sampler, resumed = (make(18, 3, num_workers=num_workers, sampler_options={"gate": gate}) for _ in range(2))
+        plain = []
+        for _ in range(8):
+            resumed.load_state_dict(through_file(sampler.state_dict()))
+            seen = train_epoch(sampler)
+            assert_same_run(train_epoch(resumed), seen)
+            assert_same(snapshot(resumed)["sampler"], snapshot(sampler)["sampler"])
+            plain.append(all(draw.is_uniform for _, draw in seen))
+        assert plain[0]
+        assert sampler.gate.is_open
+        assert not plain[-1]
+
+
+class TestCandidates:
+    """Fetched, scored and chosen from."""
+
+    @EVERY_LOADER
+    def test_the_batch_is_of_those_chosen_in_the_order_of_the_draw(self, workers):
+        sampler = make(40, predictor=Scoring, **workers)
+        for _ in range(2):
+            seen = train_epoch(sampler)
+            assert len(seen) == 10
+            for batch, draw in seen:
+                assert draw.is_batch
+                assert not draw.is_uniform
+                assert len(draw) == 4
+                assert torch.equal(batch, draw.indices)
+
+    def test_draws_are_those_of_the_sampler_of_indices(self):
+        sampler = make(40, predictor=Scoring)
+        alone = ImportanceSampler(40, 4, predictor=Scoring, gate=None)
+        seen = train_epoch(sampler)
+        draws = []
+        for _ in seen:
+            draws.append(alone.draw())
+            alone.update(draws[-1], steady_losses(draws[-1].indices))
+        assert_same_draws([draw for _, draw in seen], draws)
+
+    @EVERY_LOADER
+    @pytest.mark.parametrize("steps", [0, 3, 9])
+    def test_that_could_not_be_scored_come_again(self, workers, steps):
+        sampler, other = (make(40, predictor=Scoring, **workers) for _ in range(2))
+        iteration, seen, scorer = iter(sampler), [], sampler._sampler.scorer
+        for _ in range(steps):
+            batch, draw = next(iteration)
+            sampler.update(draw, steady_losses(draw.indices))
+            seen.append((batch, draw))
+        scorer.failures = 1
+        with pytest.raises(ScoreError, match="out of luck"):
+            next(iteration)
+        seen += train_epoch(sampler)
+        assert scorer.scored[steps] == scorer.scored[steps + 1]
+        assert len(seen) == 10
+        assert_same_run(seen, train_epoch(other))
+        assert_same_run(train_epoch(sampler), train_epoch(other))
+        assert sampler.epoch == other.epoch == 2
+
+    @WORKERS
+    @pytest.mark.parametrize("failures", [0, 1])
+    def test_are_resumed_to_the_bit(self, num_workers, failures):
+        sampler, resumed = (make(40, predictor=Scoring, num_workers=num_workers) for _ in range(2))
+        iteration = iter(sampler)
+        for _ in range(3):
+            _, draw = next(iteration)
+            sampler.update(draw, steady_losses(draw.indices))
+        if failures:
+            sampler._sampler.scorer.failures = failures
+            with pytest.raises(ScoreError, match="out of luck"):
+                next(iteration)
+            iteration = iter(sampler)
+        resumed.load_state_dict(through_file(sampler.state_dict()))
+        rest = []
+        for batch, draw in iteration:
+            sampler.update(draw, steady_losses(draw.indices))
+            rest.append((batch, draw))
+        assert_same_run(train_epoch(resumed), rest)
+        assert len(rest) == 7
+
+
 class TestWeights:
     @WORKERS
     @pytest.mark.parametrize("k", [1.0, 0.5])
     def test_weights_are_those_of_the_moment_of_the_draw(self, num_workers, k, monkeypatch):
-        announced, draw_now = [], ImportanceSampler.draw
+        announced, request_now = [], ImportanceSampler.request
 
         def record(sampler):
             announced.append(sampler.probabilities())
-            return draw_now(sampler)
+            return request_now(sampler)
 
-        monkeypatch.setattr(ImportanceSampler, "draw", record)
+        monkeypatch.setattr(ImportanceSampler, "request", record)
         sampler = make(40, num_workers=num_workers, sampler_options={"k": k})
         train_epoch(sampler)
         announced.clear()
@@ -221,6 +411,23 @@ class TestWeights:
         _, draw = next(iter(sampler))
         assert torch.equal(draw.probabilities, announced[draw.indices])
         assert torch.equal(sampler.probabilities(torch.tensor([3, 1])), announced[[3, 1]])
+
+    def test_k_may_follow_the_steps(self):
+        sampler = make(40, sampler_options={"k": lambda step: 1.0 - step / 40})
+        train_epoch(sampler)
+        for step, (_, draw) in enumerate(train_epoch(sampler), start=10):
+            assert draw.drawn_at == step
+            expected = (40 * draw.probabilities) ** (step / 40 - 1)
+            torch.testing.assert_close(draw.weights, expected.float(), rtol=1e-6, atol=0)
+
+    @WORKERS
+    def test_what_is_observed_may_be_asked_for(self, num_workers):
+        sampler, other = (make(10, num_workers=num_workers) for _ in range(2))
+        for _ in range(2):
+            for _, draw in sampler:
+                sampler.update(draw, lambda draw=draw: steady_losses(draw.indices))
+            train_epoch(other)
+        assert_same(snapshot(sampler), snapshot(other))
 
     @WORKERS
     def test_metrics_count_the_updates(self, num_workers):
@@ -388,7 +595,7 @@ class TestResume:
             (lambda state: state["worker_generator"].resize_(7), r"\['worker_generator'\]` must be torch.uint8"),
             (lambda state: state["pending"].pop("draws"), r"missing \['draws'\]"),
             (lambda state: state["pending"]["draws"][0].pop("weights"), r"missing \['weights'\]"),
-            (lambda state: state["sampler"]["proposal"].pop("tree"), r"missing \['tree'\]"),
+            (lambda state: state["sampler"]["drawer"]["proposal"].pop("tree"), r"missing \['tree'\]"),
             (lambda state: state["sampler"]["learner"].pop("predictor"), r"missing \['predictor'\]"),
             (lambda state: state["sampler"].update(num_samples=9), "has num_samples 9; this sampler has 8"),
         ],
@@ -411,6 +618,7 @@ class TestResume:
             (9, "last-loss", {}, "has num_samples 8; this sampler has 9"),
             (8, "uniform", {}, "has predictor_class 'LastLossPredictor'; this sampler has 'UniformPredictor'"),
             (8, "last-loss", {"smoothing": 0.3}, r"\['smoothing'\]` has not the expected entries"),
+            (8, "last-loss", {"gate": VarianceGate()}, r"\['gate'\]` has not the expected entries: missing"),
             (8, "last-loss", {"window": 3}, r"\['history'\]\['.*'\]` must be torch.* \[8, 3\]"),
         ],
     )

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from laws import assert_unbiased_by_enumeration
 
 from approx_is import importance_weights
+from approx_is.weighting import check_exponent
 
 SCORES = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
 PROBABILITIES = SCORES / SCORES.sum()
@@ -73,3 +74,35 @@ def test_a_tiny_float32_probability_times_a_large_size_keeps_its_precision():
 def test_k_above_1_or_not_finite_is_refused_with_a_remedy(k):
     with pytest.raises(ValueError, match=r"importance_weights\(k=\.\.\.\).*at most 1; got .*Use k=1"):
         importance_weights(PROBABILITIES, 4, k)
+
+
+class TestExponent:
+    @pytest.mark.parametrize("k", [1, 0.5, -3, 0])
+    def test_that_is_a_number_is_the_same_at_every_step(self, k):
+        exponent = check_exponent(k, "Caller")
+        assert [exponent(step) for step in (0, 1, 10**9)] == [float(k)] * 3
+        assert type(exponent(0)) is float
+
+    def test_that_is_a_function_is_asked_at_every_step(self):
+        exponent = check_exponent(lambda step: 1 - step, "Caller")
+        assert [exponent(step) for step in (0, 3, 1, 1)] == [1.0, -2.0, 0.0, 0.0]
+        assert type(exponent(0)) is float
+
+    @pytest.mark.parametrize("k", [1.0 + 1e-12, 2, math.inf, -math.inf, math.nan])
+    def test_above_1_or_not_finite_is_refused_at_once(self, k):
+        for given_k in (k, lambda step: k):
+            with pytest.raises(ValueError, match=r"`Caller\(k=\.\.\.\)`.*at most 1; got .*Use k=1"):
+                check_exponent(given_k, "Caller")
+
+    @pytest.mark.parametrize("k", [1.5, math.nan])
+    def test_that_becomes_impossible_is_refused_then(self, k):
+        exponent = check_exponent(lambda step: 0.5 if step < 7 else k, "Caller")
+        assert exponent(6) == 0.5
+        with pytest.raises(ValueError, match=r"`Caller\(k=\.\.\.\)`.*at most 1; got .*Use k=1"):
+            exponent(7)
+
+    @pytest.mark.parametrize("k", [None, "large", [0.5]])
+    def test_that_is_no_number_is_refused(self, k):
+        for given_k in (k, lambda step: k):
+            with pytest.raises(TypeError, match=r"`Caller\(k=\.\.\.\)` must be a number; got"):
+                check_exponent(given_k, "Caller")

@@ -6,7 +6,7 @@ import laws
 import pytest
 import torch
 
-from approx_is import ImportanceSampler, register_predictor
+from approx_is import register_predictor
 from approx_is.predictors import LastLossPredictor
 from approx_is.protocols import Predictor
 
@@ -133,8 +133,16 @@ class TestInSampler:
         sampler = laws.make_sampler(12, 6, predictor=name, predictor_options=options, labels=labels, smoothing=0.0)
         classes = torch.tensor(labels or [4] * 12)
         laws.train(sampler, 8, losses=lambda indices: torch.where(indices < 9, 1.0 + classes[indices], torch.nan))
-        expected = torch.ones(3) if name == "uniform" else 1.0 + classes[9:]  # "uniform" judges the unseen itself
-        torch.testing.assert_close(sampler._proposal.importance(torch.arange(9, 12)), expected, rtol=1e-6, atol=0)
+        found = sampler._drawer.proposal.importance(torch.arange(9, 12))
+        if not getattr(sampler._learner.predictor, "judges_unseen", False):
+            expected = 1.0 + classes[9:]
+        elif name == "rank":  # where the mean of all stands
+            expected = sampler._learner.predictor.predict(torch.arange(9, 12))
+        else:
+            expected = {"uniform": torch.ones(3), "last-loss": (1.0 + classes[9:]) ** options.get("exponent", 1.0)}[
+                name
+            ]
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
 
     def test_uniform_predictor_draws_uniformly_though_some_samples_are_unseen(self):
         sampler = laws.make_sampler(10, 4, predictor="uniform", drop_last=True)
@@ -172,12 +180,12 @@ class Lawless(LastLossPredictor):
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1.0, -1e-30])
 class TestLawlessPredictions:
     def sampler(self, value, **arguments):
-        return ImportanceSampler(4, 4, predictor=Lawless, predictor_options={"value": value}, **arguments)
+        return laws.make_sampler(4, 4, predictor=Lawless, predictor_options={"value": value}, **arguments)
 
     def test_never_reach_the_tree_and_are_counted(self, value):
         sampler = self.sampler(value)
         laws.train(sampler, 1, losses=lambda indices: torch.full((len(indices),), 7.0))
-        assert sampler._proposal.importance(torch.arange(4)).tolist() == [3.0, 3.0, 7.0, 3.0]
+        assert sampler._drawer.proposal.importance(torch.arange(4)).tolist() == [3.0, 3.0, 7.0, 3.0]
         assert sampler.metrics()["rejected_predictions"] == 1.0
         laws.assert_is_distribution(sampler.probabilities())
 
@@ -194,7 +202,7 @@ class TestLawlessPredictions:
     @pytest.mark.parametrize("judges_unseen", [False, True])
     def test_count_for_unseen_samples_only_if_the_predictor_judges_them(self, value, judges_unseen):
         predictor = type("Judging", (Lawless,), {"local": False, "judges_unseen": judges_unseen})
-        sampler = ImportanceSampler(4, 4, predictor=predictor, refresh=math.inf, predictor_options={"value": value})
+        sampler = laws.make_sampler(4, 4, predictor=predictor, refresh=math.inf, predictor_options={"value": value})
         draw = sampler.draw()
         sampler.update(draw, torch.where(draw.indices == 2, torch.nan, 5.0))  # asks for those that were observed
         assert sampler.metrics()["rejected_predictions"] == 0.0
@@ -205,7 +213,7 @@ class TestLawlessPredictions:
 @pytest.mark.usefixtures("no_registrations")
 def test_registered_predictor_obeys_by_name():
     register_predictor("lawless", Lawless)
-    sampler = ImportanceSampler(4, 4, predictor="lawless", predictor_options={"value": 1.0}, smoothing=0.0)
+    sampler = laws.make_sampler(4, 4, predictor="lawless", predictor_options={"value": 1.0}, smoothing=0.0)
     laws.train(sampler, 1)
     expected = torch.tensor([0.3, 0.3, 0.1, 0.3], dtype=torch.float64)
     torch.testing.assert_close(sampler.probabilities(), expected, rtol=1e-5, atol=0)

@@ -1,0 +1,137 @@
+"""Makes draws: plain epochs at first and while the gate is closed, else by importance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from approx_is.draw import Draw, Ticket
+from approx_is.gate import Gate
+from approx_is.proposal import Proposal
+from approx_is.protocols import ScoringPredictor
+from approx_is.state import check_like
+from approx_is.uniform_epochs import UniformEpochs
+from approx_is.weighting import importance_weights
+
+__all__ = ["Drawer"]
+
+
+class Drawer:
+    """Decides what the next draw is from, makes it, and weighs it.
+
+    Args:
+        num_samples: N.
+        epochs: the plain ones.
+        proposal: what is drawn from by importance.
+        gate: says when.
+        exponent: gives k of the step.
+        scorer: a predictor that scores candidates rather than predicting; None for others.
+        candidates: samples that each batch is drawn from; None for all.
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        epochs: UniformEpochs,
+        proposal: Proposal,
+        gate: Gate,
+        *,
+        exponent: Callable[[int], float],
+        scorer: ScoringPredictor | None,
+        candidates: int | None,
+    ) -> None:
+        self.epochs = epochs
+        self.proposal = proposal
+        self.gate = gate
+        self._num_samples = num_samples
+        self._exponent = exponent
+        self._scorer = scorer
+        self._candidates = candidates
+        self._owner = object()
+
+    @property
+    def owner(self) -> object:
+        """What the tickets of these draws name."""
+        return self._owner
+
+    @property
+    def is_by_importance(self) -> bool:
+        """Whether the next draw is by importance."""
+        return self.gate.is_open and (self._scorer is not None or self.epochs.first_is_over)
+
+    def request(self, batch_size: int, step: int) -> Draw:
+        """Return a batch, or candidates to `choose` it from.
+
+        Args:
+            batch_size: draws B.
+            step: updates so far.
+        """
+        if not self.is_by_importance:
+            indices, place = self.epochs.take(batch_size)
+            return self._uniform(indices, Ticket(self._owner, place=place, drawn_at=step))
+        if self._scorer is not None:
+            size, choose = self._scorer.sizes(batch_size, self.gate.tau)
+        elif self._candidates is not None:
+            size, choose = self._candidates, batch_size
+        else:
+            return self._weighed(*self.proposal.draw(batch_size), Ticket(self._owner, drawn_at=step))
+        candidates = self.proposal.draw_candidates(size)
+        return self._uniform(candidates, Ticket(self._owner, drawn_at=step, choose=choose))
+
+    def choose(self, candidates: Draw, importance: Tensor) -> tuple[Draw, Tensor]:
+        """Return what is chosen from candidates of that importance, float [S], and its positions among them."""
+        ticket = candidates._ticket
+        assert ticket is not None
+        if self._scorer is not None:
+            self.gate.observe_scores(importance)
+        positions, probabilities = self.proposal.choose(ticket.choose, importance)
+        chosen = Ticket(self._owner, drawn_at=ticket.drawn_at)
+        return self._weighed(candidates.indices[positions], probabilities, chosen), positions
+
+    def take_back(self, draws: list[Draw]) -> None:
+        """Forget draws that were not trained on: their samples of a plain epoch come again."""
+        places = [draw._ticket.place for draw in draws if draw._ticket is not None and draw._ticket.place is not None]
+        if places:
+            self.epochs.rewind(min(places))
+
+    def probabilities(self, indices: Tensor | None) -> Tensor:
+        """Return the probability of samples, int64 [B] or None for all, in the next draw: float64 [B] or [N]."""
+        if self.is_by_importance:
+            return self.proposal.probabilities(indices)
+        return self._one_in_all(self._num_samples if indices is None else len(indices))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of all parts, tensors not copied."""
+        return {
+            "epochs": self.epochs.state_dict(),
+            "proposal": self.proposal.state_dict(),
+            "gate": self.gate.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a state; raise `ValueError` before changing anything if it does not fit."""
+        self.check_state_dict(state)
+        self.epochs.load_state_dict(state["epochs"])
+        self.proposal.load_state_dict(state["proposal"])
+        self.gate.load_state_dict(state["gate"])
+
+    def check_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raise `ValueError` unless `load_state_dict` would accept the state."""
+        check_like(state, self.state_dict(), "load_state_dict(state)['drawer']", skip=("epochs", "proposal", "gate"))
+        self.epochs.check_state_dict(state["epochs"])
+        self.proposal.check_state_dict(state["proposal"])
+        self.gate.check_state_dict(state["gate"])
+
+    def _uniform(self, indices: Tensor, ticket: Ticket) -> Draw:
+        weights = torch.ones(len(indices), device=indices.device)
+        return Draw(indices, self._one_in_all(len(indices)), weights, ticket)
+
+    def _weighed(self, indices: Tensor, probabilities: Tensor, ticket: Ticket) -> Draw:
+        weights = importance_weights(probabilities, self._num_samples, self._exponent(ticket.drawn_at))
+        return Draw(indices, probabilities, weights, ticket)
+
+    def _one_in_all(self, size: int) -> Tensor:
+        return torch.full((size,), 1 / self._num_samples, dtype=torch.float64, device=self.proposal.device)

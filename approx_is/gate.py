@@ -1,0 +1,192 @@
+"""When importance sampling is worth it: what the user chooses, and what a sampler asks of a gate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from approx_is.checks import check_number
+from approx_is.state import check_like
+
+__all__ = ["AlwaysOpen", "Gate", "Look", "VarianceGate"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VarianceGate:
+    r"""Draws by importance while that pays for its time, and in plain uniform epochs while it does not.
+
+    For a predictor the gate is open while
+
+    .. math:: \rho > \frac{\text{time of a step with importance sampling}}{\text{time of a step without}}, \quad
+        \rho = \frac{\overline{w v^2}}{\overline{w^2 v^2}}
+
+    where v is the observed importance and :math:`w = 1/(Np)`: the second moment of uniform draws over that of draws by
+    prediction. Both sides are measured. While it is closed, :math:`\rho` is measured with the probabilities that would
+    have been used; samples that are not yet in the history do not count.
+
+    A closed gate saves what the predictor costs as well. It leaves observations unread, but for one in eight steps,
+    while even ideal draws (:math:`\rho = \tau^2`) would not pay. When they might, the predictor learns from as many
+    uniform steps as `budget` allows.
+
+    For presampling the gate is that of the paper: open while :math:`\tau`, a moving average that starts at 0, exceeds
+    a threshold. It is computed from what the step observes while the gate is closed, so closed steps cost nothing.
+
+    Times are those of the clock: two runs of one seed may open their gates at different steps. Give `relative_cost`, or
+    for presampling `threshold`, for runs that repeat to the bit.
+
+    Reference:
+        Katharopoulos & Fleuret (2018), §3.3 and algorithm 1.
+
+    Args:
+        threshold: of :math:`\tau` for presampling; None for (B + 3b) / 3b, or the measured ratio of step times if that
+            is larger. Not used for predictors.
+        decay: :math:`a_\tau`, of that moving average, in [0, 1).
+        margin: a predictor's gate opens at a speedup of 1 + margin and closes below 1, ≥ 0; `math.inf` keeps it closed.
+        relative_cost: a predictor's step over a uniform one in time, ≥ 1; None measures it.
+        budget: share of the training time that a predictor may take while its gate is closed, ≥ 0. That of one epoch is
+            advanced.
+        rate: of a predictor's moving averages, in (0, 1].
+
+    Raises:
+        ValueError: an argument is out of bounds.
+    """
+
+    threshold: float | None = None
+    decay: float = 0.9
+    margin: float = 0.1
+    relative_cost: float | None = None
+    budget: float = 0.015
+    rate: float = 0.02
+
+    def __post_init__(self) -> None:
+        """Check the bounds."""
+        for name in ("threshold", "decay", "margin", "relative_cost", "budget", "rate"):
+            value = getattr(self, name)
+            if value is not None and math.isnan(check_number(value, f"VarianceGate({name}=...)")):
+                raise ValueError(f"`VarianceGate({name}=...)` must be a number; got {value}.")
+        for name, least in (("threshold", 0), ("margin", 0), ("relative_cost", 1), ("budget", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"`VarianceGate({name}=...)` must be at least {least}; got {value}.")
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"`VarianceGate(decay=...)` must be in [0, 1); got {self.decay}.")
+        if not 0 < self.rate <= 1:
+            raise ValueError(f"`VarianceGate(rate=...)` must be in (0, 1]; got {self.rate}.")
+
+
+class Look(IntEnum):
+    """What an update does with what was observed."""
+
+    AWAY = 0
+    """Nothing: it is not even read."""
+
+    GLANCE = 1
+    """Tells the gate."""
+
+    LEARN = 2
+    """Tells the gate, and remembers, learns and predicts anew."""
+
+
+class Gate(Protocol):
+    """Decides, from what is observed, whether samples are drawn by importance."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the next draw is by importance."""
+        ...
+
+    @property
+    def tau(self) -> float:
+        r""":math:`\tau` as the gate has it."""
+        ...
+
+    def look(self, *, drawn: bool) -> Look:
+        """Return what the next update is to do.
+
+        Args:
+            drawn: whether its batch was drawn by importance.
+        """
+        ...
+
+    def observe(self, observed: Tensor, unbiased: Tensor, smoothed: Tensor | None, *, drawn: bool) -> None:
+        r"""Take in a batch.
+
+        Args:
+            observed: importance v, float32 [B], finite and ≥ 0.
+            unbiased: :math:`w = 1/(Np)` as it was drawn, float64 [B].
+            smoothed: the importance that samples would have been drawn in proportion to, float64 [b ≤ B], of those
+                that the history knows; None if it was not predicted.
+            drawn: whether it was drawn by importance.
+        """
+        ...
+
+    def observe_scores(self, scores: Tensor) -> None:
+        """Take in the scores of candidates drawn uniformly, float32 [B], finite and ≥ 0."""
+        ...
+
+    def end_step(self, look: Look, *, drawn: bool) -> None:
+        """Say that the update is done, and how."""
+        ...
+
+    @property
+    def verdict(self) -> str:
+        """Whether the gate is open, and why, in words and numbers."""
+        ...
+
+    def metrics(self) -> dict[str, float]:
+        """Return the figures of the verdict."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a state."""
+        ...
+
+    def check_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raise `ValueError` unless `load_state_dict` would accept the state."""
+        ...
+
+
+class AlwaysOpen:
+    """No gate: every draw is by importance, and every observation is learned from."""
+
+    is_open = True
+    tau = 1.0
+    verdict = "open: there is no gate"
+
+    def look(self, *, drawn: bool) -> Look:
+        """Learn from all."""
+        return Look.LEARN
+
+    def observe(self, observed: Tensor, unbiased: Tensor, smoothed: Tensor | None, *, drawn: bool) -> None:
+        """Take no notice."""
+
+    def observe_scores(self, scores: Tensor) -> None:
+        """Take no notice."""
+
+    def end_step(self, look: Look, *, drawn: bool) -> None:
+        """Take no notice."""
+
+    def metrics(self) -> dict[str, float]:
+        """Return nothing."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return an empty state."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Accept an empty state only."""
+        self.check_state_dict(state)
+
+    def check_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raise `ValueError` unless the state is empty."""
+        check_like(state, {}, "load_state_dict(state)['gate']")

@@ -1,0 +1,90 @@
+"""How long training steps of each kind take."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter
+from typing import Any
+
+from approx_is.state import check_like
+
+__all__ = ["StepClock"]
+
+DROPPED = 2
+"""First steps of a kind that are not counted: they allocate, compile and fill caches."""
+
+
+class StepClock:
+    """Measures the time from step to step, by kind; a median says how long a kind takes.
+
+    Evaluations and checkpoints between two steps fall into the time of one of them, where a median does not see them.
+    On an accelerator, too, it is the time that a step adds to the training, whatever is waited for within it.
+
+    Args:
+        kinds: names of the kinds of steps.
+        window: steps of each kind that are remembered.
+        now: returns the time in seconds; None for `perf_counter`.
+    """
+
+    def __init__(self, kinds: Sequence[str], *, window: int = 31, now: Callable[[], float] | None = None) -> None:
+        self._now = now or perf_counter
+        self._window = window
+        self._seconds = {kind: deque[float](maxlen=window) for kind in kinds}
+        self._dropped = dict.fromkeys(kinds, 0)
+        self._last = math.nan
+
+    def tick(self, kind: str) -> None:
+        """Say that a step of that kind ends now."""
+        last, self._last = self._last, self._now()
+        if math.isnan(last):
+            return
+        if self._dropped[kind] < DROPPED:
+            self._dropped[kind] += 1
+        else:
+            self._seconds[kind].append(self._last - last)
+
+    def count(self, kind: str) -> int:
+        """Return how many steps of that kind are remembered."""
+        return len(self._seconds[kind])
+
+    def median(self, kind: str) -> float:
+        """Return the median of the remembered steps in seconds; NaN if there are none."""
+        seconds = self._seconds[kind]
+        return statistics.median(seconds) if seconds else math.nan
+
+    def ratio(self, kind: str, base: str) -> float:
+        """Return how many times as long a step of one kind takes as one of the other; NaN if not known yet."""
+        median, base_median = self.median(kind), self.median(base)
+        return median / base_median if base_median > 0 else math.nan
+
+    def forget(self, kind: str) -> None:
+        """Forget the steps of that kind."""
+        self._seconds[kind].clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is remembered; the time that passes until the state is loaded is no step."""
+        return {kind: list(seconds) for kind, seconds in self._seconds.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what was remembered; raise `ValueError` before changing anything if it does not fit."""
+        self.check_state_dict(state)
+        for kind, seconds in self._seconds.items():
+            seconds.clear()
+            seconds.extend(state[kind])
+            self._dropped[kind] = 0
+        self._last = math.nan
+
+    def check_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raise `ValueError` unless `load_state_dict` would accept the state."""
+        where = "StepClock.load_state_dict(state)"
+        check_like(state, self._seconds, where, skip=self._seconds.keys())
+        for kind in self._seconds:
+            seconds = state[kind]
+            if not isinstance(seconds, list) or len(seconds) > self._window:
+                raise ValueError(f"`{where}[{kind!r}]` must be a list of at most {self._window} numbers.")
+            for value in seconds:
+                if not isinstance(value, float) or not math.isfinite(value) or value < 0:
+                    raise ValueError(f"`{where}[{kind!r}]` must hold seconds, finite and ≥ 0; got {value!r}.")

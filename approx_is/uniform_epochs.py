@@ -1,0 +1,94 @@
+"""Plain epochs: every sample once, in random order, again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from approx_is.state import check_at_least, check_like
+
+__all__ = ["UniformEpochs"]
+
+
+class UniformEpochs:
+    """Hands out random permutations of N samples, one after another, batch by batch.
+
+    The first of them fills the history with one entry of each sample, whatever comes in between. Later ones are what a
+    closed gate draws from.
+
+    Args:
+        num_samples: N.
+        seed: of the permutations.
+        smallest_batch: leave out what remains of one once it is less than this: the batch size to drop a smaller last
+            batch.
+        device: where the indices are made.
+    """
+
+    def __init__(
+        self, num_samples: int, *, seed: int, smallest_batch: int = 1, device: torch.device | str = "cpu"
+    ) -> None:
+        self._num_samples = num_samples
+        self._seed = seed
+        self._smallest_batch = smallest_batch
+        self._device = torch.device(device)
+        self._place = 0  # samples passed in all permutations so far
+        self._permutation: Tensor | None = None  # N numbers, made when needed and dropped at its end
+        self._permutation_number = -1
+
+    @property
+    def first_is_over(self) -> bool:
+        """Whether no batch of the first permutation is left."""
+        return self._place > self._num_samples - self._smallest_batch
+
+    def take(self, batch_size: int) -> tuple[Tensor, int]:
+        """Return the next indices, int64 [at most batch_size], and their place, for `rewind`."""
+        number, offset = divmod(self._place, self._num_samples)
+        if self._num_samples - offset < self._smallest_batch:
+            number, offset = number + 1, 0
+        end = min(offset + batch_size, self._num_samples)
+        indices = self._numbered(number)[offset:end].to(self._device, torch.int64)
+        if end == self._num_samples:
+            self._permutation = None
+        self._place = number * self._num_samples + end
+        return indices, number * self._num_samples + offset
+
+    def rewind(self, place: int) -> None:
+        """Go back to a place: what was handed out from there on comes again."""
+        self._place = min(place, self._place)
+
+    def begin_epoch(self) -> None:
+        """Leave out what is left of a permutation, unless it is the first: an epoch is to see every sample once."""
+        number, offset = divmod(self._place, self._num_samples)
+        if number > 0 and offset > 0:
+            self._place = (number + 1) * self._num_samples
+            self._permutation = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return seed and place; the permutations follow from them."""
+        return {"seed": self._seed, "place": self._place}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the place; raise `ValueError` before changing anything if the state does not fit."""
+        self.check_state_dict(state)
+        self._seed = state["seed"]
+        self._place = state["place"]
+        self._permutation = None
+
+    def check_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raise `ValueError` unless `load_state_dict` would accept the state."""
+        where = "UniformEpochs.load_state_dict(state)"
+        check_like(state, self.state_dict(), where)
+        check_at_least(state, {"seed": 0, "place": 0}, where)
+
+    def _numbered(self, number: int) -> Tensor:
+        if self._permutation is None or self._permutation_number != number:
+            dtype = torch.int32 if self._num_samples < 2**31 else torch.int64
+            (seed,) = np.random.SeedSequence([self._seed, number]).generate_state(1)
+            generator = torch.Generator().manual_seed(int(seed))
+            self._permutation = torch.randperm(self._num_samples, dtype=dtype, generator=generator, device="cpu")
+            self._permutation_number = number
+        return self._permutation

@@ -1,0 +1,300 @@
+"""The gate of a predictor opens when draws are measured to pay for their time, and costs little until then."""
+
+import math
+
+import pytest
+import torch
+from laws import assert_same, assert_same_draws, assert_unchanged, steady_losses, through_file, train
+
+from approx_is import ImportanceSampler, VarianceGate
+from approx_is.gate import Look
+from approx_is.predictor_gate import (
+    FIRST_REST,
+    GLANCE_EVERY,
+    LARGEST_ADVANCE,
+    PATIENCE,
+    PLAIN_EVERY,
+    SETTLE_STEPS,
+    PredictorGate,
+)
+from approx_is.predictors import LastLossPredictor
+
+N, B = 1000, 50
+
+
+class World:
+    """A training whose plain steps take 1 second, and a predictor that takes `cost` seconds to learn from a batch."""
+
+    def __init__(self, monkeypatch, losses, cost, *, k=1.0, **options):
+        self.time = 0.0
+        self.cost = cost
+        self.losses = losses
+        self.learned = 0
+        monkeypatch.setattr("approx_is.step_clock.perf_counter", lambda: self.time)
+        self.sampler = ImportanceSampler(N, B, predictor=self._build, k=k, gate=VarianceGate(**options))
+        self.gate = self.sampler.gate
+
+    def _build(self, *arguments):
+        world = self
+
+        class Slow(LastLossPredictor):
+            def update(self, indices, observed, step):
+                world.time += world.cost
+                world.learned += 1
+
+        return Slow(*arguments)
+
+    def run(self, steps):
+        """Train, and return the draws."""
+        draws = []
+        for _ in range(steps):
+            draw = self.sampler.draw()
+            self.time += 1.0
+            self.sampler.update(draw, self.losses(draw.indices))
+            draws.append(draw)
+        return draws
+
+
+def equal(indices):
+    return torch.ones(len(indices))
+
+
+def rare(indices):
+    """Return losses of which one in ten is large, always of the same samples."""
+    return torch.where(indices % 10 == 0, 10.0, 0.1)
+
+
+class Unpredictable:
+    """Losses of which one in ten is large, each time of other samples."""
+
+    def __init__(self):
+        self.generator = torch.Generator().manual_seed(0)
+
+    def __call__(self, indices):
+        return torch.where(torch.rand(len(indices), generator=self.generator) < 0.1, 10.0, 0.1)
+
+
+class TestOpens:
+    def test_where_draws_pay(self, monkeypatch):
+        world = World(monkeypatch, rare, cost=0.02)
+        draws = world.run(400)
+        assert world.gate.is_open
+        assert not draws[-1].is_uniform
+        assert world.gate.verdict.startswith("open: draws reduce the second moment ")
+        metrics = world.sampler.metrics()
+        assert metrics["gate_open"] == 1.0
+        assert metrics["gate_step_time_ratio"] == pytest.approx(1.02)
+        assert metrics["gate_variance_ratio"] > 3
+        assert metrics["gate_speedup"] == pytest.approx(metrics["gate_variance_ratio"] / 1.02)
+
+    def test_at_the_variance_ratio_that_the_draws_then_have(self, monkeypatch):
+        world = World(monkeypatch, rare, cost=0.02, margin=math.inf, relative_cost=1.0)
+        world.run(400)
+        closed = world.gate.variance_ratio
+        probabilities = world.sampler.probabilities(gated=False)
+        v = rare(torch.arange(N)).double()
+        truth = v.square().mean() / (v.square() / (N * probabilities)).mean()
+        assert closed == pytest.approx(float(truth), rel=0.05)
+        opened = World(monkeypatch, rare, cost=0.02)
+        opened.run(800)
+        assert opened.gate.variance_ratio == pytest.approx(float(truth), rel=0.05)
+
+    def test_not_before_there_are_predictions(self, monkeypatch):
+        draws = World(monkeypatch, rare, cost=0.0).run(N // B)
+        assert all(draw.is_uniform for draw in draws)
+
+    def test_only_if_the_gain_exceeds_the_cost(self, monkeypatch):
+        world = World(monkeypatch, rare, cost=6.0, budget=math.inf)  # gains a factor of about 6, takes 7 times as long
+        draws = world.run(600)
+        assert all(draw.is_uniform for draw in draws)
+        assert world.gate.verdict.startswith("closed: draws would reduce the second moment ")
+        assert 1 < world.gate.variance_ratio < world.gate.relative_cost
+
+    def test_with_a_given_cost_without_a_clock(self, monkeypatch):
+        def fail():
+            raise AssertionError("the clock was read")
+
+        monkeypatch.setattr("approx_is.step_clock.perf_counter", fail)
+        sampler = ImportanceSampler(N, B, predictor="last-loss", gate=VarianceGate(relative_cost=1.01))
+        train(sampler, 400, rare)
+        assert sampler.gate.is_open
+        assert sampler.gate.relative_cost == 1.01
+
+    def test_for_biased_draws_too_if_asked_to(self, monkeypatch):
+        world = World(monkeypatch, rare, cost=0.02, k=0.5)
+        world.run(400)
+        assert world.gate.is_open
+
+
+class TestStaysClosed:
+    @pytest.mark.parametrize("cost", [0.001, 0.04, 8.0])
+    def test_and_learns_nothing_where_there_is_nothing_to_gain(self, monkeypatch, cost):
+        world = World(monkeypatch, equal, cost)
+        draws = world.run(1000)
+        assert all(draw.is_uniform for draw in draws)
+        assert world.learned == 0
+        assert "ideal ones 1.00 times" in world.gate.verdict
+
+    @pytest.mark.parametrize("cost", [0.001, 0.04, 1.0, 8.0])
+    def test_and_keeps_within_its_budget_where_losses_cannot_be_predicted(self, monkeypatch, cost):
+        world = World(monkeypatch, Unpredictable(), cost)
+        draws = world.run(3000)
+        assert all(draw.is_uniform for draw in draws)
+        assert world.learned > 0
+        assert world.time / 3000 - 1 < 0.02 + 2 * cost / 3000
+
+    def test_with_an_infinite_margin(self, monkeypatch):
+        world = World(monkeypatch, rare, cost=0.0, margin=math.inf)
+        assert all(draw.is_uniform for draw in world.run(400))
+
+    def test_in_plain_epochs(self, monkeypatch):
+        world = World(monkeypatch, equal, cost=0.1)
+        for _ in range(3):
+            draws = world.run(N // B)
+            assert sorted(torch.cat([draw.indices for draw in draws]).tolist()) == list(range(N))
+            assert all(bool((draw.weights == 1).all()) for draw in draws)
+
+
+class TestCloses:
+    def test_when_losses_can_no_longer_be_predicted(self, monkeypatch):
+        world = World(monkeypatch, rare, cost=0.02)
+        world.run(400)
+        assert world.gate.is_open
+        world.losses = Unpredictable()
+        world.run(400)
+        assert not world.gate.is_open
+
+    def test_when_steps_by_importance_turn_out_too_long(self, monkeypatch):
+        world = World(monkeypatch, rare, cost=0.02)
+        world.run(400)
+        world.cost = 9.0
+        world.run(PATIENCE + 40)
+        assert not world.gate.is_open
+
+    def test_and_rests_before_it_opens_again(self, monkeypatch):
+        world = World(monkeypatch, rare, cost=0.02)
+        world.run(400)
+        world.losses = Unpredictable()
+        while world.gate.is_open:
+            world.run(1)
+        world.losses = rare
+        closed_at = world.sampler.step
+        while not world.gate.is_open:
+            world.run(1)
+        assert world.sampler.step - closed_at >= FIRST_REST
+
+    def test_and_a_draw_made_before_still_counts(self, monkeypatch):
+        world = World(monkeypatch, rare, cost=0.02)
+        world.run(400)
+        late = world.sampler.draw()
+        world.losses = Unpredictable()
+        while world.gate.is_open:
+            world.run(1)
+        learned = world.learned
+        world.sampler.update(late, rare(late.indices))
+        assert world.learned == learned + 1
+        assert not world.gate.is_open
+
+
+class TestLooksAway:
+    def gate(self, **options):
+        return PredictorGate(VarianceGate(**options), epoch_steps=20)
+
+    def test_while_it_settles_and_where_nothing_is_to_be_gained(self):
+        gate = self.gate()
+        looks = []
+        for _ in range(4 * GLANCE_EVERY):
+            look = gate.look(drawn=False)
+            looks.append(look)
+            if look is Look.GLANCE:
+                gate.observe(torch.ones(8), torch.ones(8).double(), None, drawn=False)
+            gate.end_step(look, drawn=False)
+        expected = [Look.GLANCE if step % GLANCE_EVERY == 0 else Look.AWAY for step in range(4 * GLANCE_EVERY)]
+        assert looks == expected
+
+    def test_never_from_a_batch_drawn_by_importance(self):
+        assert self.gate().look(drawn=True) is Look.LEARN
+
+    def test_never_where_learning_costs_nothing(self):
+        gate = self.gate(relative_cost=1.0)
+        for _ in range(100):
+            assert gate.look(drawn=False) is Look.LEARN
+            gate.observe(torch.ones(8), torch.ones(8).double(), None, drawn=False)
+            gate.end_step(Look.LEARN, drawn=False)
+
+    def test_now_and_then_to_time_a_step_without(self, monkeypatch):
+        world = World(monkeypatch, Unpredictable(), cost=0.001)
+        world.run(SETTLE_STEPS)
+        assert world.learned == 0
+        world.run(4 * PLAIN_EVERY)
+        assert world.learned == 4 * PLAIN_EVERY - 4
+
+    def test_and_does_not_ask_for_what_it_does_not_read(self, monkeypatch):
+        world = World(monkeypatch, equal, cost=0.1)
+        asked = []
+        for step in range(33):
+            draw = world.sampler.draw()
+            world.sampler.update(draw, lambda step=step, draw=draw: asked.append(step) or equal(draw.indices))
+        assert asked == [0, 16, 32]
+
+    def test_but_shapes_are_checked_all_the_same(self, monkeypatch):
+        world = World(monkeypatch, equal, cost=0.1)
+        world.run(3)
+        draw = world.sampler.draw()
+        with assert_unchanged(world.sampler), pytest.raises(ValueError, match=r"must have shape \[50\]"):
+            world.sampler.update(draw, torch.ones(3))
+
+    def test_and_the_gain_is_1(self, monkeypatch):
+        world = World(monkeypatch, rare, cost=0.02)
+        world.run(500)
+        assert world.sampler.gain.value > 1
+        world.losses = equal
+        world.run(1000)
+        assert not world.gate.is_open
+        assert world.sampler.gain.value == 1.0
+
+
+def test_the_first_epoch_is_advanced_up_to_a_bound(monkeypatch):
+    gates = [PredictorGate(VarianceGate(budget=0.5), epoch_steps=steps) for steps in (10, 1e6)]
+    assert [gate.state_dict()["credit"] for gate in gates] == [5.0, LARGEST_ADVANCE]
+
+
+class TestState:
+    def test_goes_on_to_the_bit_with_a_given_cost(self):
+        def build():
+            return ImportanceSampler(N, B, predictor="last-loss", gate=VarianceGate(relative_cost=1.05, budget=0.02))
+
+        original, resumed = build(), build()
+        for steps in (70, 60, 200):
+            train(original, steps, rare)
+            resumed.load_state_dict(through_file(original.state_dict()))
+            following = train(original, 40, rare)
+            assert_same_draws(train(resumed, 40, rare), following)
+            assert_same(resumed.state_dict(), original.state_dict())
+        assert original.gate.is_open
+
+    def test_keeps_the_times(self, monkeypatch):
+        world = World(monkeypatch, rare, cost=0.25)
+        world.run(400)
+        other = ImportanceSampler(N, B, predictor=world._build, gate=VarianceGate())
+        other.load_state_dict(through_file(world.sampler.state_dict()))
+        assert other.gate.relative_cost == world.gate.relative_cost
+        assert other.gate.verdict == world.gate.verdict
+
+    @pytest.mark.parametrize(
+        ("entry", "value", "message"),
+        [
+            ("batches", -1, "must be at least 0"),
+            ("credit", math.nan, "must be finite"),
+            ("open", 1, "must be of type bool"),
+            ("clock", {}, "StepClock.load_state_dict"),
+            ("ideal", {}, "has not the expected entries"),
+        ],
+    )
+    def test_damaged_is_refused_and_changes_nothing(self, entry, value, message):
+        sampler = ImportanceSampler(N, B, predictor="last-loss", gate=VarianceGate(relative_cost=1.0))
+        train(sampler, 30, steady_losses)
+        state = through_file(sampler.state_dict())
+        state["drawer"]["gate"][entry] = value
+        with assert_unchanged(sampler), pytest.raises(ValueError, match=message):
+            sampler.load_state_dict(state)
