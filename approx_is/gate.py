@@ -29,9 +29,10 @@ class VarianceGate:
     prediction. Both sides are measured. While it is closed, :math:`\rho` is measured with the probabilities that would
     have been used; samples that are not yet in the history do not count.
 
-    A closed gate saves what the predictor costs as well. It leaves observations unread, but for one in eight steps,
-    while even ideal draws (:math:`\rho = \tau^2`) would not pay. When they might, the predictor learns from as many
-    uniform steps as `budget` allows.
+    A closed gate saves what the predictor costs as well. It leaves observations unread, but for one in 16 steps, while
+    even ideal draws (:math:`\rho = \tau^2`) would not pay. When they would, the predictor learns from as many uniform
+    steps as `budget` allows. One that takes more than that is first stood in for by the last observations: if they
+    foretell enough, it learns from all steps of one and a half epochs, and then has to have paid.
 
     For presampling the gate is that of the paper: open while :math:`\tau`, a moving average that starts at 0, exceeds
     a threshold. It is computed from what the step observes while the gate is closed, so closed steps cost nothing.
@@ -48,8 +49,8 @@ class VarianceGate:
         decay: :math:`a_\tau`, of that moving average, in [0, 1).
         margin: a predictor's gate opens at a speedup of 1 + margin and closes below 1, ≥ 0; `math.inf` keeps it closed.
         relative_cost: a predictor's step over a uniform one in time, ≥ 1; None measures it.
-        budget: share of the training time that a predictor may take while its gate is closed, ≥ 0. That of one epoch is
-            advanced.
+        budget: share of the training time that a predictor may take while its gate is closed and there is no evidence
+            yet that it will pay, ≥ 0. That of one epoch is advanced.
         rate: of a predictor's moving averages, in (0, 1].
 
     Raises:
@@ -88,7 +89,10 @@ class Look(IntEnum):
     GLANCE = 1
     """Tells the gate."""
 
-    LEARN = 2
+    REMEMBER = 2
+    """Tells the gate, and the history."""
+
+    LEARN = 3
     """Tells the gate, and remembers, learns and predicts anew."""
 
 
@@ -113,15 +117,18 @@ class Gate(Protocol):
         """
         ...
 
-    def observe(self, observed: Tensor, unbiased: Tensor, smoothed: Tensor | None, *, drawn: bool) -> None:
+    def observe(
+        self, observed: Tensor, unbiased: Tensor, *, drawn: bool, predicted: Tensor | None, last: Tensor | None
+    ) -> None:
         r"""Take in a batch.
 
         Args:
             observed: importance v, float32 [B], finite and ≥ 0.
             unbiased: :math:`w = 1/(Np)` as it was drawn, float64 [B].
-            smoothed: the importance that samples would have been drawn in proportion to, float64 [b ≤ B], of those
-                that the history knows; None if it was not predicted.
             drawn: whether it was drawn by importance.
+            predicted: what a uniform batch's samples would have been drawn in proportion to, float [B], NaN for those
+                that the history does not know; None if nothing was predicted.
+            last: their last observations, float [B], NaN where there is none; None if they were not looked up.
         """
         ...
 
@@ -166,7 +173,9 @@ class AlwaysOpen:
         """Learn from all."""
         return Look.LEARN
 
-    def observe(self, observed: Tensor, unbiased: Tensor, smoothed: Tensor | None, *, drawn: bool) -> None:
+    def observe(
+        self, observed: Tensor, unbiased: Tensor, *, drawn: bool, predicted: Tensor | None, last: Tensor | None
+    ) -> None:
         """Take no notice."""
 
     def observe_scores(self, scores: Tensor) -> None:

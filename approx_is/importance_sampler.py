@@ -232,8 +232,8 @@ class ImportanceSampler:
             self._learn(observation, ticket)
         else:
             self.gain.observe(None, len(draw), uniform=True)
-        if look is Look.GLANCE and observation is not None:
-            self.gate.observe(observation.importance, observation.unbiased, None, drawn=drawn)
+            if observation is not None:
+                self._remember(observation, look)
         self.gate.end_step(look, drawn=drawn)
 
     def probabilities(self, indices: Tensor | None = None, *, gated: bool = True) -> Tensor:
@@ -350,6 +350,16 @@ class ImportanceSampler:
             check_per_sample(observed, len(draw), "update(observed)")
         return None
 
+    def _remember(self, seen: Observation, look: Look) -> None:
+        self._not_finite += seen.num_left_out
+        if not len(seen):
+            return
+        last = None
+        if look is Look.REMEMBER:  # of a plain epoch, and so without duplicates
+            last = self._learner.last(seen.indices)
+            self._learner.remember(seen.indices, seen.importance, seen.unbiased, self.step)
+        self.gate.observe(seen.importance, seen.unbiased, drawn=False, predicted=None, last=last)
+
     def _learn(self, seen: Observation, ticket: Ticket) -> None:
         self._not_finite += seen.num_left_out
         if not len(seen):
@@ -357,7 +367,7 @@ class ImportanceSampler:
         uniform = ticket.place is not None
         predicted = self._drawer.proposal.importance(seen.indices)
         smoothed = self._smoothed(seen.indices, predicted) if uniform else None
-        self.gate.observe(seen.importance, seen.unbiased, smoothed, drawn=not uniform)
+        self.gate.observe(seen.importance, seen.unbiased, drawn=not uniform, predicted=smoothed, last=None)
         averaged = average_duplicates(seen.indices, seen.importance)
         self._learner.learn(seen.indices, averaged, seen.unbiased, self.step, ticket.drawn_at)
         self.gain.observe(second_moments(seen.importance, seen.unbiased, seen.weights), len(seen), uniform=uniform)

@@ -69,8 +69,16 @@ class Learner:
         draw = {"weights": unbiased, "drawn_at": drawn_at} if self._knows_draws else {}
         with torch.autocast(self.history.device.type, enabled=False):
             self.predictor.update(indices, observed, step, **draw)
+        self.remember(indices, observed, unbiased, step)
+
+    def remember(self, indices: Tensor, observed: Tensor, unbiased: Tensor, step: int) -> None:
+        """Take in observations without the predictor, which finds them in the history; arguments as of `learn`."""
         self.history.append_averaged(indices, observed, step)
         self._class_mean.update(classes_of(self._labels, indices), observed, unbiased)
+
+    def last(self, indices: Tensor) -> Tensor:
+        """Return the last observations of samples, int64 [B] → float [B], NaN where there is none."""
+        return torch.where(self.history.counts(indices) > 0, self.history.last(indices), torch.nan)
 
     def predict(self, indices: Tensor) -> Tensor:
         """Return the importance of samples, int64 [B] → float32 [B], finite and ≥ 0.

@@ -15,6 +15,7 @@ from approx_is.gate import Look, VarianceGate
 from approx_is.moving_average import MovingAverage
 from approx_is.state import check_at_least, check_like
 from approx_is.step_clock import StepClock
+from approx_is.variance_evidence import PATIENCE, VarianceEvidence
 
 __all__ = ["PredictorGate"]
 
@@ -35,21 +36,27 @@ PLAIN_EVERY = 32
 ENOUGH_STEPS = 8
 """Steps of a kind before its time is believed."""
 
-PATIENCE = 32
-"""Batches before a measured variance ratio is believed."""
+TRIAL_EPOCHS = 1.5
+"""What a predictor that takes more than the budget has to learn in, once it is likely to be worth it."""
 
 FIRST_REST, LONGEST_REST = 256, 8_192
 """Steps that a gate stays closed after it had to close: doubled each time, so that it cannot flap for ever."""
 
-LARGEST_ADVANCE = 20.0
-"""Steps' time that is advanced to learn from at most."""
+LEAST_ADVANCE, LARGEST_ADVANCE = 2.0, 20.0
+"""Steps' time that is advanced to learn from."""
 
 
 class PredictorGate:
     """Compares the measured variance ratio with the measured cost in time, see `VarianceGate`.
 
-    A closed gate is asleep or learning. It learns while ideal draws would pay, as far as the budget goes: each step
-    adds the budget to a credit, and a step that learns takes from it the time by which it is longer.
+    While it is closed, it goes step by step only as far as the step before promises:
+
+    - Asleep: a look now and then says what ideal draws would gain.
+    - If that would pay, the predictor learns as far as the budget goes. Each step adds the budget to a credit, and one
+      that learns takes from it the time by which it is longer.
+    - A predictor that takes more than the budget waits until the history alone, which takes a fraction of the time,
+      shows that the last observations foretell the next well enough to pay for it, or until there is credit enough.
+      Then it has a trial.
 
     Args:
         options: margin, relative cost, budget and rate are used.
@@ -58,14 +65,16 @@ class PredictorGate:
 
     def __init__(self, options: VarianceGate, *, epoch_steps: float) -> None:
         self._options = options
+        self._epoch_steps = epoch_steps
         self._ideal = MovingAverage(IDEAL_RATE, 2)  # means of v² and v over the data set
-        self._moments = MovingAverage(options.rate, 3)  # see _closed_moments and _drawn_moments
-        self._clock = StepClock(("plain", "learning", "drawn"))
+        self._predicted = VarianceEvidence(options.rate)  # of draws by prediction
+        self._remembered = VarianceEvidence(options.rate)  # of draws by the last observation
+        self._clock = StepClock(("plain", "remembering", "learning", "drawn"))
         self._open = False
-        self._batches = 0  # that the moments are of
         self._steps = 0
+        self._trial = 0  # steps left of it
         self._rest, self._next_rest = 0, FIRST_REST
-        self._credit = min(options.budget * epoch_steps, LARGEST_ADVANCE)
+        self._credit = min(max(options.budget * epoch_steps, LEAST_ADVANCE), LARGEST_ADVANCE)
         self._would_pay = False  # whether ideal draws would
 
     @property
@@ -81,10 +90,7 @@ class PredictorGate:
     @property
     def variance_ratio(self) -> float:
         r""":math:`\rho`; NaN while too few batches were measured."""
-        if self._batches < PATIENCE:
-            return math.nan
-        uniform, scale, weighted = self._moments.value.tolist()
-        return uniform / (scale * weighted) if scale * weighted > 0 else 1.0
+        return self._predicted.ratio
 
     @property
     def relative_cost(self) -> float:
@@ -97,54 +103,63 @@ class PredictorGate:
         return max(1.0, self._clock.ratio(kind, "plain"))
 
     def look(self, *, drawn: bool) -> Look:
-        """Return whether the next update learns, only tells what ideal draws would gain, or passes by."""
-        if drawn or self._is_learning:
+        """Return how much the next update does."""
+        if drawn or self._options.relative_cost == 1:  # there is nothing to save
             return Look.LEARN
+        if self._would_pay and not self._is_plain_step:
+            if self._trial > 0:
+                return Look.LEARN
+            if self._credit >= 0:
+                return Look.REMEMBER if self._is_dear else Look.LEARN
         return Look.AWAY if self._steps % GLANCE_EVERY else Look.GLANCE
 
-    def observe(self, observed: Tensor, unbiased: Tensor, smoothed: Tensor | None, *, drawn: bool) -> None:
+    def observe(
+        self, observed: Tensor, unbiased: Tensor, *, drawn: bool, predicted: Tensor | None, last: Tensor | None
+    ) -> None:
         """Take in a batch, see `Gate.observe`; one drawn before the gate last moved tells of ideal draws only."""
-        importance = observed.double()
+        importance, unbiased = observed.double(), unbiased.double()
         weighted = unbiased * importance
         self._ideal.update(torch.stack([(weighted * importance).mean(), weighted.mean()]).cpu())
         if drawn != self._open:
             return
         if drawn:
-            moments = torch.stack([(weighted * importance).mean(), unbiased.new_ones(()), weighted.square().mean()])
-        elif smoothed is not None and 2 * int((known := smoothed.isfinite()).count_nonzero()) >= len(observed):
-            squares, scale = importance[known].square(), smoothed[known]
-            moments = torch.stack([squares, scale, squares / scale]).mean(1)
-        else:
-            return
-        if bool(moments.isfinite().all()):
-            self._moments.update(moments.cpu())
-            self._batches += 1
+            self._predicted.observe_drawn(importance, unbiased)
+        elif predicted is not None:
+            self._predicted.observe_uniform(importance, predicted.double())
+        elif last is not None:
+            last = last.double()
+            self._remembered.observe_uniform(importance, last + 0.5 * last.nanmean())
 
     def observe_scores(self, scores: Tensor) -> None:
         """Take no notice: a predictor scores nothing."""
 
     def end_step(self, look: Look, *, drawn: bool) -> None:
         """Measure the step's time, charge it, and decide anew if there was anything to learn from it."""
-        kind = "drawn" if drawn else "learning" if look is Look.LEARN else "plain"
+        kinds = {Look.LEARN: "learning", Look.REMEMBER: "remembering"}
+        kind = "drawn" if drawn else kinds.get(look, "plain")
         if self._options.relative_cost is None:
             self._clock.tick(kind)
         self._steps += 1
         self._rest = max(0, self._rest - 1)
         self._credit += self._options.budget
-        if kind == "learning":
-            self._credit -= self._learning_cost
+        if kind in ("remembering", "learning"):
+            self._credit -= self._surcharge(kind)
         if look is not Look.AWAY:
             self._decide()
+        if kind == "learning" and self._trial > 0:
+            self._trial -= 1
+            if self._trial == 0 and not self._open:
+                self._begin_rest()
 
     @property
     def verdict(self) -> str:
         """Whether the gate is open, with what the draws gain and what they cost in time."""
         cost = "an unknown time" if math.isnan(self.relative_cost) else f"{self.relative_cost:.3f} times as long"
-        gain = f"ideal ones {self.tau**2:.2f} times"
+        gains = {"by prediction": self.variance_ratio, "by the last observation": self._remembered.ratio}
+        known = [f"{how} {gain:.2f} times" for how, gain in gains.items() if not math.isnan(gain)]
+        gain = ", ".join([*known, f"ideally {self.tau**2:.2f} times"])
         if self._open:
-            return f"open: draws reduce the second moment {self.variance_ratio:.2f} times, {gain}; a step takes {cost}"
-        if not math.isnan(self.variance_ratio):
-            gain = f"{self.variance_ratio:.2f} times, {gain}"
+            return f"open: draws reduce the second moment {gain}; a step takes {cost}"
         return f"closed: draws would reduce the second moment {gain}; a step would take {cost}"
 
     def metrics(self) -> dict[str, float]:
@@ -158,7 +173,7 @@ class PredictorGate:
         """
         return {
             "gate_open": float(self._open),
-            "gate_learning": float(self._open or self._is_learning),
+            "gate_learning": float(self.look(drawn=self._open) is Look.LEARN),
             "gate_tau": self.tau,
             "gate_variance_ratio": self.variance_ratio,
             "gate_step_time_ratio": self.relative_cost,
@@ -169,11 +184,12 @@ class PredictorGate:
         """Return averages, counters and measured times."""
         return {
             "ideal": self._ideal.state_dict(),
-            "moments": self._moments.state_dict(),
+            "predicted": self._predicted.state_dict(),
+            "remembered": self._remembered.state_dict(),
             "clock": self._clock.state_dict(),
             "open": self._open,
-            "batches": self._batches,
             "steps": self._steps,
+            "trial": self._trial,
             "rest": self._rest,
             "next_rest": self._next_rest,
             "credit": self._credit,
@@ -183,51 +199,57 @@ class PredictorGate:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state; raise `ValueError` before changing anything if it does not fit."""
         self.check_state_dict(state)
-        self._ideal.load_state_dict(state["ideal"])
-        self._moments.load_state_dict(state["moments"])
-        self._clock.load_state_dict(state["clock"])
-        self._open, self._credit, self._would_pay = state["open"], state["credit"], state["would_pay"]
-        self._batches, self._steps = state["batches"], state["steps"]
-        self._rest, self._next_rest = state["rest"], state["next_rest"]
+        for name in ("ideal", "predicted", "remembered", "clock"):
+            getattr(self, f"_{name}").load_state_dict(state[name])
+        for name in ("open", "steps", "trial", "rest", "next_rest", "credit", "would_pay"):
+            setattr(self, f"_{name}", state[name])
 
     def check_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raise `ValueError` unless `load_state_dict` would accept the state."""
         where = "load_state_dict(state)['gate']"
         check_like(state, self.state_dict(), where, skip=("clock",))
-        check_at_least(state, {"batches": 0, "steps": 0, "rest": 0, "next_rest": FIRST_REST}, where)
-        self._ideal.check_state_dict(state["ideal"])
-        self._moments.check_state_dict(state["moments"])
-        self._clock.check_state_dict(state["clock"])
+        check_at_least(state, {"steps": 0, "trial": 0, "rest": 0, "next_rest": FIRST_REST}, where)
+        for name in ("ideal", "predicted", "remembered", "clock"):
+            getattr(self, f"_{name}").check_state_dict(state[name])
 
     @property
-    def _is_learning(self) -> bool:
-        if self._options.relative_cost is None:
-            if self._steps < SETTLE_STEPS or self._steps % PLAIN_EVERY == 0:
-                return False
-        elif self._options.relative_cost == 1:  # nothing to save
-            return True
-        return self._would_pay and self._credit >= 0
-
-    @property
-    def _learning_cost(self) -> float:
+    def _is_plain_step(self) -> bool:
         if self._options.relative_cost is not None:
-            return self._options.relative_cost - 1
-        ratio = self._clock.ratio("learning", "plain")
-        return 0.0 if math.isnan(ratio) else max(0.0, ratio - 1)
+            return False
+        return self._steps < SETTLE_STEPS or self._steps % PLAIN_EVERY == 0
+
+    @property
+    def _is_dear(self) -> bool:
+        return self.relative_cost > 1 + self._options.budget  # not while it is unknown
+
+    def _surcharge(self, kind: str) -> float:
+        if self._options.relative_cost is None:
+            ratio = self._clock.ratio(kind, "plain")
+            return 0.0 if math.isnan(ratio) else max(0.0, ratio - 1)
+        return self._options.relative_cost - 1 if kind == "learning" else 0.0
 
     def _decide(self) -> None:
         cost, target = self.relative_cost, 1 + self._options.margin
         self._would_pay = self.tau**2 >= target * (1.0 if math.isnan(cost) else cost)
-        speedup = self.variance_ratio / cost
-        if self._open and speedup < 1:
-            self._rest, self._next_rest = self._next_rest, min(2 * self._next_rest, LONGEST_REST)
-            self._clock.forget("drawn")  # when it opens again, it is to be measured anew
-            self._move(to_open=False)
-        elif not self._open and self._rest == 0 and speedup >= target:
+        if self._open:
+            if self.variance_ratio / cost < 1:
+                self._begin_rest()
+                self._clock.forget("drawn")  # when it opens again, it is to be measured anew
+                self._move(to_open=False)
+        elif self._rest == 0 and self.variance_ratio / cost >= target:
+            self._trial, self._credit = 0, max(0.0, self._credit)
             self._move(to_open=True)
+        elif self._rest == 0 and self._trial == 0 and self._is_dear:
+            trial = math.ceil(TRIAL_EPOCHS * self._epoch_steps) + PATIENCE
+            if self._remembered.ratio / cost >= target or self._credit >= trial * (cost - 1):
+                self._trial = trial
+                self._predicted.reset()
+
+    def _begin_rest(self) -> None:
+        self._rest, self._next_rest = self._next_rest, min(2 * self._next_rest, LONGEST_REST)
 
     def _move(self, *, to_open: bool) -> None:
         self._open = to_open
         logger.info("Gate %s", self.verdict)
-        self._moments.reset()
-        self._batches = 0
+        self._predicted.reset()
+        self._remembered.reset()

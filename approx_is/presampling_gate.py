@@ -70,7 +70,9 @@ class PresamplingGate:
         r"""Return that uniform batches are only asked for :math:`\tau`."""
         return Look.LEARN if drawn else Look.GLANCE
 
-    def observe(self, observed: Tensor, unbiased: Tensor, smoothed: Tensor | None, *, drawn: bool) -> None:
+    def observe(
+        self, observed: Tensor, unbiased: Tensor, *, drawn: bool, predicted: Tensor | None, last: Tensor | None
+    ) -> None:
         r"""Take in :math:`\tau` of a uniform batch; a drawn one's candidates were scored before."""
         if not drawn:
             self.observe_scores(observed)

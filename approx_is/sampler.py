@@ -35,7 +35,8 @@ class ApproxSampler:
     The loader is rebuilt with its data set, batch size, workers, collate function, pinning, prefetching and timeout;
     only which samples make up a batch changes. Weights belong to the moment of the draw, so batches that workers fetch
     ahead are weighed correctly. The first epoch visits every sample once, in random order, with weight 1; later ones
-    are as many batches drawn with replacement.
+    are as many batches drawn with replacement, or plain ones while a gate is closed, as at k = 1 it is by default until
+    importance sampling is measured to pay: see `VarianceGate`.
 
     Args:
         loader: the loader you have; its own shuffling and random generator are not used.
@@ -165,7 +166,8 @@ class ApproxSampler:
     def update(self, draw: Draw, observed: Tensor | Callable[[], Tensor]) -> None:
         """Remember what was observed of a batch, let the predictor learn from it, and predict anew.
 
-        See `ImportanceSampler.update` for arguments and errors.
+        See `ImportanceSampler.update` for arguments and errors. With a predictor that scores candidates, such as
+        `upper-bound`, pass what is of the same kind as the scores: the gate compares them.
         """
         self._sampler.update(draw, observed)
 
@@ -190,9 +192,15 @@ class ApproxSampler:
         - `effective_sample_size`: how many equally weighted draws a batch was worth.
         - `variance_ratio`: second moment of uniform draws over that of these (at k = 1); above 1, these are better.
         - `captured`: the same as a share of the best possible, in logarithms: 1 the oracle, 0 uniform, below 0 worse.
-        - `calibration`: predicted over observed importance; near 1 is healthy.
+        - `tau`, `batch_size_increment`: what ideal draws would be worth, and what these are: their squares are second
+          moments of uniform draws over theirs.
+        - `calibration`: predicted over observed importance; near 1 is healthy. NaN for predictions in a unit of their
+          own.
+        - `coverage`, `epoch_coverage`: share of samples observed ever, and within the last epoch.
+        - `staleness`: mean age of the latest observations in epochs.
         - `gain_ratio`: how many uniform steps a step is worth, see `GainRatio`; at most, unless `GainLR` measures it.
-        - `step`, `coverage`, `smoothing`, `not_finite`, `rejected_predictions`: see `ImportanceSampler.metrics`.
+        - `gate_…`: what the gate decides by, see `gate.verdict` for the same in words.
+        - `step`, `smoothing`, `not_finite`, `rejected_predictions`: see `ImportanceSampler.metrics`.
         - what the predictor adds, as `rais` its `robust_bound`.
         """
         return self._sampler.metrics()

@@ -52,7 +52,7 @@ def test_the_predictor_of_contributing_draws(monkeypatch):
     (block,) = python_blocks("CONTRIBUTING.md")
     exec(block, {})
     values = torch.arange(20.0)
-    sampler = ApproxSampler(DataLoader(values, batch_size=4), predictor="trend")
+    sampler = ApproxSampler(DataLoader(values, batch_size=4), predictor="trend", gate=None)
     for _ in range(2):
         for batch, draw in sampler:
             sampler.update(draw, batch)

@@ -394,7 +394,7 @@ class Run:
             self.model.bias.zero_()
         options = {"lr": 0.05, **({"momentum": 0.9} if kind is SGD else {}), **options}
         self.optimizer = kind(self.model.parameters(), **options)
-        self.sampler = laws.make_sampler(size, batch_size, predictor, smoothing=0.02, seed=1)
+        self.sampler = laws.make_sampler(size, batch_size, predictor, smoothing=0.02, seed=2)
         self.gain_lr = self.follow(schedule)
         self.accumulate = accumulate
         self.scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)

@@ -12,12 +12,13 @@ from approx_is.predictor_gate import (
     FIRST_REST,
     GLANCE_EVERY,
     LARGEST_ADVANCE,
-    PATIENCE,
+    LEAST_ADVANCE,
     PLAIN_EVERY,
     SETTLE_STEPS,
     PredictorGate,
 )
 from approx_is.predictors import LastLossPredictor
+from approx_is.variance_evidence import PATIENCE
 
 N, B = 1000, 50
 
@@ -126,6 +127,42 @@ class TestOpens:
         assert world.gate.is_open
 
 
+class TestTrial:
+    """What a predictor that takes more than the budget has to prove itself."""
+
+    def test_is_held_once_the_last_observations_foretell_enough(self, monkeypatch):
+        world = World(monkeypatch, rare, cost=0.25)
+        world.run(75)
+        assert world.learned <= 12  # to know what it takes
+        world.run(300)
+        assert world.gate.is_open
+        assert world.learned > 200
+
+    def test_is_not_held_where_they_do_not(self, monkeypatch):
+        world = World(monkeypatch, Unpredictable(), cost=0.5)
+        world.run(600)
+        assert world.learned <= 12
+        assert "by the last observation" in world.gate.verdict
+
+    def test_that_is_lost_is_followed_by_a_rest(self, monkeypatch):
+        class Wrong(LastLossPredictor):
+            def predict(self, indices):
+                return 1.0 / (0.01 + super().predict(indices))
+
+        gate = VarianceGate(relative_cost=1.5)
+        sampler = ImportanceSampler(N, B, predictor=Wrong, gate=gate)
+        train(sampler, 1000, rare)
+        assert not sampler.gate.is_open
+        assert sampler.state_dict()["drawer"]["gate"]["next_rest"] > FIRST_REST
+        assert sampler.gate.variance_ratio < 1
+
+    def test_is_held_at_last_where_the_budget_has_been_saved(self, monkeypatch):
+        world = World(monkeypatch, Unpredictable(), cost=0.1)
+        world.run(800)
+        assert world.learned > PATIENCE
+        assert world.time < 800 * 1.02
+
+
 class TestStaysClosed:
     @pytest.mark.parametrize("cost", [0.001, 0.04, 8.0])
     def test_and_learns_nothing_where_there_is_nothing_to_gain(self, monkeypatch, cost):
@@ -133,7 +170,7 @@ class TestStaysClosed:
         draws = world.run(1000)
         assert all(draw.is_uniform for draw in draws)
         assert world.learned == 0
-        assert "ideal ones 1.00 times" in world.gate.verdict
+        assert "ideally 1.00 times" in world.gate.verdict
 
     @pytest.mark.parametrize("cost", [0.001, 0.04, 1.0, 8.0])
     def test_and_keeps_within_its_budget_where_losses_cannot_be_predicted(self, monkeypatch, cost):
@@ -141,7 +178,7 @@ class TestStaysClosed:
         draws = world.run(3000)
         assert all(draw.is_uniform for draw in draws)
         assert world.learned > 0
-        assert world.time / 3000 - 1 < 0.02 + 2 * cost / 3000
+        assert world.time / 3000 - 1 < 0.02 + 2 * cost / 3000  # the budget, what is advanced, and two before it is known
 
     def test_with_an_infinite_margin(self, monkeypatch):
         world = World(monkeypatch, rare, cost=0.0, margin=math.inf)
@@ -175,11 +212,11 @@ class TestCloses:
         world = World(monkeypatch, rare, cost=0.02)
         world.run(400)
         world.losses = Unpredictable()
-        while world.gate.is_open:
+        while world.gate.is_open and world.sampler.step < 5000:
             world.run(1)
         world.losses = rare
         closed_at = world.sampler.step
-        while not world.gate.is_open:
+        while not world.gate.is_open and world.sampler.step < 5000:
             world.run(1)
         assert world.sampler.step - closed_at >= FIRST_REST
 
@@ -188,7 +225,7 @@ class TestCloses:
         world.run(400)
         late = world.sampler.draw()
         world.losses = Unpredictable()
-        while world.gate.is_open:
+        while world.gate.is_open and world.sampler.step < 5000:
             world.run(1)
         learned = world.learned
         world.sampler.update(late, rare(late.indices))
@@ -207,7 +244,7 @@ class TestLooksAway:
             look = gate.look(drawn=False)
             looks.append(look)
             if look is Look.GLANCE:
-                gate.observe(torch.ones(8), torch.ones(8).double(), None, drawn=False)
+                gate.observe(torch.ones(8), torch.ones(8), drawn=False, predicted=None, last=None)
             gate.end_step(look, drawn=False)
         expected = [Look.GLANCE if step % GLANCE_EVERY == 0 else Look.AWAY for step in range(4 * GLANCE_EVERY)]
         assert looks == expected
@@ -219,7 +256,7 @@ class TestLooksAway:
         gate = self.gate(relative_cost=1.0)
         for _ in range(100):
             assert gate.look(drawn=False) is Look.LEARN
-            gate.observe(torch.ones(8), torch.ones(8).double(), None, drawn=False)
+            gate.observe(torch.ones(8), torch.ones(8), drawn=False, predicted=None, last=None)
             gate.end_step(Look.LEARN, drawn=False)
 
     def test_now_and_then_to_time_a_step_without(self, monkeypatch):
@@ -255,8 +292,8 @@ class TestLooksAway:
 
 
 def test_the_first_epoch_is_advanced_up_to_a_bound(monkeypatch):
-    gates = [PredictorGate(VarianceGate(budget=0.5), epoch_steps=steps) for steps in (10, 1e6)]
-    assert [gate.state_dict()["credit"] for gate in gates] == [5.0, LARGEST_ADVANCE]
+    gates = [PredictorGate(VarianceGate(budget=0.5), epoch_steps=steps) for steps in (1, 10, 1e6)]
+    assert [gate.state_dict()["credit"] for gate in gates] == [LEAST_ADVANCE, 5.0, LARGEST_ADVANCE]
 
 
 class TestState:
@@ -284,7 +321,7 @@ class TestState:
     @pytest.mark.parametrize(
         ("entry", "value", "message"),
         [
-            ("batches", -1, "must be at least 0"),
+            ("trial", -1, "must be at least 0"),
             ("credit", math.nan, "must be finite"),
             ("open", 1, "must be of type bool"),
             ("clock", {}, "StepClock.load_state_dict"),

@@ -43,9 +43,9 @@ class TestTau:
 
     def test_is_of_uniform_batches_and_of_candidates_but_not_of_chosen_ones(self):
         gate = make()
-        gate.observe(scores_of(2.0), torch.ones(10_000), None, drawn=False)
+        gate.observe(scores_of(2.0), torch.ones(10_000), drawn=False, predicted=None, last=None)
         once = gate.metrics()["gate_tau"]
-        gate.observe(scores_of(3.0), torch.ones(10_000), None, drawn=True)
+        gate.observe(scores_of(3.0), torch.ones(10_000), drawn=True, predicted=None, last=None)
         assert gate.metrics()["gate_tau"] == once == pytest.approx(0.2)
 
 

@@ -63,7 +63,7 @@ class TestTrain:
 
     def test_with_a_gain_counts_effective_steps_and_draws_what_it_did(self, tmp_path):
         options = ["--dataset", "digits", "--model", "mlp", "--predictor", "rais", "--observe", "upper-bound"]
-        options += ["--optimizer", "sgd", "--lr", 0.1, "--schedule", "step", "--gain", "--steps", 120]
+        options += ["--optimizer", "sgd", "--lr", 0.1, "--schedule", "step", "--gain", "--steps", 120, "--gate", "none"]
         done = run_script("train.py", *options, "--eval-every", 20, "--out", tmp_path / "run")
         assert done.returncode == 0, done.stderr
         rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -77,6 +77,22 @@ class TestTrain:
         assert (tmp_path / "run" / "gain.png").read_bytes().startswith(b"\x89PNG")
         checkpoint = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
         assert checkpoint["schedule"]["effective_steps"] == rows[-1]["effective_steps"]
+
+    def test_presamples_in_the_time_of_a_uniform_step(self, tmp_path):
+        options = ["--dataset", "digits", "--model", "mlp", "--predictor", "upper-bound", "--observe", "upper-bound"]
+        done = run_script("train.py", *options, "--equal-time", "--steps", 400, "--out", tmp_path / "run")
+        assert done.returncode == 0, done.stderr
+        assert "; gate open: τ = " in done.stdout
+
+    def test_presampling_must_observe_what_it_scores(self, scripts):
+        with pytest.raises(ValueError, match="`--predictor upper-bound` needs `--observe upper-bound`"):
+            scripts("configuration").Config("digits", predictor="upper-bound")
+
+    @pytest.mark.parametrize("options", [{"predictor": "lstm"}, {"gate": "none"}, {"k": 0.5}])
+    def test_equal_time_is_for_gated_presampling(self, scripts, options):
+        options = {"predictor": "upper-bound", "observe": "upper-bound", "gate": "auto", **options}
+        with pytest.raises(ValueError, match="`--equal-time` is for presampling with k = 1 and a gate"):
+            scripts("configuration").Config("digits", equal_time=True, **options)
 
     def test_refuses_a_gain_without_a_sampler(self, tmp_path):
         done = run_script("train.py", "--predictor", "uniform", "--gain", "--out", tmp_path / "run")
@@ -225,7 +241,7 @@ class TestTasks:
             fashion_mnist.find(tmp_path)
 
     def test_unknown_task(self, scripts):
-        with pytest.raises(ValueError, match="must be one of digits, fashion-mnist, shuttle; got 'mnist'"):
+        with pytest.raises(ValueError, match="must be one of digits, fashion-mnist, noise, shuttle; got 'mnist'"):
             scripts("tasks").load_task("mnist")
 
 

@@ -1,12 +1,14 @@
 """At k = 1 the weighted mean of gradients has the plain mean as its expectation: by enumeration, not by sampling."""
 
 import itertools
+import math
 
 import laws
 import pytest
 import torch
 
-from approx_is import importance_weights
+from approx_is import VarianceGate, importance_weights
+from approx_is.predictors import UniformPredictor
 
 SMOOTHINGS = ["adaptive", 0.0, 0.3]
 every_configuration = pytest.mark.parametrize(("predictor", "options"), laws.CONFIGURATIONS, ids=laws.CONFIGURATION_IDS)
@@ -60,6 +62,35 @@ def test_unbiased_where_some_samples_were_never_observed(smoothing):
     laws.assert_draws_are_from(sampler)
 
 
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
+def test_unbiased_before_and_after_a_gate_opens(smoothing):
+    sampler = laws.make_sampler(smoothing=smoothing, gate=VarianceGate(relative_cost=1.0))
+    was_open = []
+    for _ in range(60):
+        assert_unbiased(sampler)
+        draw = laws.assert_draws_are_from(sampler)
+        was_open.append(not draw.is_uniform)
+        sampler.update(draw, laws.steady_losses(draw.indices))
+    assert sum(was_open) > 10
+    assert not any(was_open[:10])
+
+
+def test_unbiased_where_k_has_come_to_1():
+    sampler = laws.make_sampler(k=lambda step: min(1.0, step / 5))
+    laws.train(sampler, 6)
+    assert_unbiased(sampler)
+    laws.assert_draws_are_from(sampler)
+
+
+@pytest.mark.parametrize("relative_cost", [None, 1.0], ids=["asleep", "learning"])
+def test_the_mean_over_a_plain_epoch_is_exact(relative_cost):
+    sampler = laws.make_sampler(12, 4, gate=VarianceGate(margin=math.inf, relative_cost=relative_cost))
+    gradients = 2.0 ** torch.arange(12)
+    for _ in range(5):
+        means = [draw.weighted_mean(gradients[draw.indices]) for draw in laws.train(sampler, 3)]
+        assert torch.stack(means).mean().item() == pytest.approx(gradients.mean().item(), rel=1e-6)
+
+
 def test_enumeration_finds_a_bias():
     sampler = laws.make_sampler(k=0.5)
     laws.train(sampler, 6)
@@ -101,7 +132,37 @@ def test_candidates_are_unbiased_over_all_pools(monkeypatch, predictor, options,
     )
     laws.train(sampler, 2, losses=lambda indices: indices**2.0)  # the first epoch
     laws.train(sampler, 3, losses=lambda indices: indices**2.0)
-    share = torch.zeros(size, dtype=torch.float64)  # expectation of the weight that falls on each sample
+    assert_unbiased_over_all_pools(monkeypatch, sampler, candidates)
+
+
+class Scoring(UniformPredictor):
+    """Scores candidates, as many as are drawn, by the square of their index."""
+
+    least_tau = 2.0
+    needs_tau = False
+
+    def sizes(self, batch_size, tau):
+        return batch_size, batch_size
+
+    def score(self, batch, size, chunk):
+        return batch.float() ** 2
+
+    def select(self, batch, positions):
+        return batch[positions]
+
+
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
+@pytest.mark.parametrize("candidates", [1, 2, 3])
+def test_scored_candidates_are_unbiased_over_all_pools(monkeypatch, smoothing, candidates):
+    sampler = laws.make_sampler(3, 2, predictor=Scoring, smoothing=smoothing)
+    laws.train(sampler, 3)
+    assert_unbiased_over_all_pools(monkeypatch, sampler, candidates)
+
+
+def assert_unbiased_over_all_pools(monkeypatch, sampler, candidates):
+    """Assert that the expected weight that falls on each sample is its share of the data."""
+    size = sampler.num_samples
+    share = torch.zeros(size, dtype=torch.float64)
     pools = list(itertools.product(range(size), repeat=candidates))
     for pool in pools:
         draw, within = Enumerated(monkeypatch).draw(sampler, pool)

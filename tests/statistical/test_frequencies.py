@@ -6,6 +6,7 @@ from laws import CONFIGURATION_IDS, CONFIGURATIONS, assert_frequencies, make_sam
 from torch.utils.data import DataLoader
 
 from approx_is import ApproxSampler, SumTree
+from approx_is.uniform_epochs import UniformEpochs
 
 NUM_SAMPLES = 30
 DRAWS = 100_000
@@ -48,12 +49,23 @@ def test_candidates_of_many_pools_are_drawn_as_often_as_their_weights_say():
 
 
 def test_batches_of_a_loader_are_drawn_with_the_probabilities_announced():
-    sampler = ApproxSampler(DataLoader(torch.arange(NUM_SAMPLES), batch_size=6), predictor="last-loss", seed=2)
+    loader = DataLoader(torch.arange(NUM_SAMPLES), batch_size=6)
+    sampler = ApproxSampler(loader, predictor="last-loss", gate=None, seed=2)
     for _, draw in sampler:
         sampler.update(draw, 1.0 + draw.indices.float())
     announced = sampler.probabilities()
     drawn = [draw.indices for _ in range(400) for _, draw in sampler]
     assert_frequencies(torch.cat(drawn), announced)
+
+
+def test_every_order_of_a_plain_epoch_is_as_likely_and_tells_nothing_of_the_next():
+    epochs = UniformEpochs(3, seed=0)
+    codes = torch.tensor(
+        [5 * first + second for first, second in (epochs.take(3)[0][:2].tolist() for _ in range(7200))]
+    )
+    orders = torch.unique(codes, return_inverse=True)[1]
+    assert_frequencies(orders, torch.full((6,), 1 / 6))
+    assert_frequencies(6 * orders[::2] + orders[1::2], torch.full((36,), 1 / 36))
 
 
 @pytest.mark.parametrize("size", [5, 64, 300])

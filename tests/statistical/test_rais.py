@@ -73,7 +73,7 @@ def worth(world, predictor, fraction=None):
     smoothing = "adaptive" if fraction is None else AdaptiveSmoothing(fraction)
     norms = world(torch.Generator().manual_seed(0))
     sampler = ImportanceSampler(
-        NUM_SAMPLES, BATCH_SIZE, predictor=predictor, labels=LABELS, num_classes=10, smoothing=smoothing
+        NUM_SAMPLES, BATCH_SIZE, predictor=predictor, labels=LABELS, num_classes=10, smoothing=smoothing, gate=None
     )
     logs = []
     for step in range(STEPS):
