@@ -60,7 +60,9 @@ class Drawer:
     @property
     def is_by_importance(self) -> bool:
         """Whether the next draw is by importance."""
-        return self.gate.is_open and (self._scorer is not None or self.epochs.first_is_over)
+        if not self.gate.is_open or self.gate.wants_plain_step:
+            return False
+        return self._scorer is not None or self.epochs.first_is_over
 
     def request(self, batch_size: int, step: int) -> Draw:
         """Return a batch, or candidates to `choose` it from.
@@ -72,12 +74,13 @@ class Drawer:
         if not self.is_by_importance:
             indices, place = self.epochs.take(batch_size)
             return self._uniform(indices, Ticket(self._owner, place=place, drawn_at=step))
+        k = self._exponent(step)  # it may refuse, and so comes first
         if self._scorer is not None:
             size, choose = self._scorer.sizes(batch_size, self.gate.tau)
         elif self._candidates is not None:
             size, choose = self._candidates, batch_size
         else:
-            return self._weighed(*self.proposal.draw(batch_size), Ticket(self._owner, drawn_at=step))
+            return self._weighed(*self.proposal.draw(batch_size), k, Ticket(self._owner, drawn_at=step))
         candidates = self.proposal.draw_candidates(size)
         return self._uniform(candidates, Ticket(self._owner, drawn_at=step, choose=choose))
 
@@ -85,11 +88,12 @@ class Drawer:
         """Return what is chosen from candidates of that importance, float [S], and its positions among them."""
         ticket = candidates._ticket
         assert ticket is not None
+        k = self._exponent(ticket.drawn_at)
         if self._scorer is not None:
             self.gate.observe_scores(importance)
         positions, probabilities = self.proposal.choose(ticket.choose, importance)
         chosen = Ticket(self._owner, drawn_at=ticket.drawn_at)
-        return self._weighed(candidates.indices[positions], probabilities, chosen), positions
+        return self._weighed(candidates.indices[positions], probabilities, k, chosen), positions
 
     def take_back(self, draws: list[Draw]) -> None:
         """Forget draws that were not trained on: their samples of a plain epoch come again."""
@@ -129,8 +133,8 @@ class Drawer:
         weights = torch.ones(len(indices), device=indices.device)
         return Draw(indices, self._one_in_all(len(indices)), weights, ticket)
 
-    def _weighed(self, indices: Tensor, probabilities: Tensor, ticket: Ticket) -> Draw:
-        weights = importance_weights(probabilities, self._num_samples, self._exponent(ticket.drawn_at))
+    def _weighed(self, indices: Tensor, probabilities: Tensor, k: float, ticket: Ticket) -> Draw:
+        weights = importance_weights(probabilities, self._num_samples, k)
         return Draw(indices, probabilities, weights, ticket)
 
     def _one_in_all(self, size: int) -> Tensor:

@@ -27,15 +27,17 @@ class VarianceGate:
 
     where v is the observed importance and :math:`w = 1/(Np)`: the second moment of uniform draws over that of draws by
     prediction. Both sides are measured. While it is closed, :math:`\rho` is measured with the probabilities that would
-    have been used; samples that are not yet in the history do not count.
+    have been used; samples that are not yet in the history do not count. While it is open, one step in 64 is a plain
+    one, for its time.
 
-    A closed gate saves what the predictor costs as well. It leaves observations unread, but for one in 16 steps, while
+    A closed gate saves what the predictor costs as well. It leaves observations unread, but for one step in 32, while
     even ideal draws (:math:`\rho = \tau^2`) would not pay. When they would, the predictor learns from as many uniform
     steps as `budget` allows. One that takes more than that is first stood in for by the last observations: if they
-    foretell enough, it learns from all steps of one and a half epochs, and then has to have paid.
+    foretell enough, it learns from all steps of an epoch, on trial. A trial that fails is followed by no other until
+    the budget has earned what it took.
 
     For presampling the gate is that of the paper: open while :math:`\tau`, a moving average that starts at 0, exceeds
-    a threshold. It is computed from what the step observes while the gate is closed, so closed steps cost nothing.
+    a threshold. It is computed from what the step observes while the gate is closed, without a forward pass.
 
     Times are those of the clock: two runs of one seed may open their gates at different steps. Give `relative_cost`, or
     for presampling `threshold`, for runs that repeat to the bit.
@@ -101,7 +103,12 @@ class Gate(Protocol):
 
     @property
     def is_open(self) -> bool:
-        """Whether the next draw is by importance."""
+        """Whether draws are by importance."""
+        ...
+
+    @property
+    def wants_plain_step(self) -> bool:
+        """Whether the next draw is to be a plain one all the same, for the time it takes."""
         ...
 
     @property
@@ -166,6 +173,7 @@ class AlwaysOpen:
     """No gate: every draw is by importance, and every observation is learned from."""
 
     is_open = True
+    wants_plain_step = False
     tau = 1.0
     verdict = "open: there is no gate"
 

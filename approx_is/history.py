@@ -158,7 +158,7 @@ class LossHistory:
         - `staleness`: mean age of the latest observation in epochs, over samples that have one; NaN if none has.
         """
         num_seen = int(self._writes.count_nonzero())
-        num_recent = int((self._last_step > max(step - epoch_steps, 0)).count_nonzero())
+        num_recent = int((self._last_step > max(math.floor(step - epoch_steps), 0)).count_nonzero())
         mean_step = float(self._last_step.sum(dtype=torch.int64)) / num_seen if num_seen else math.nan
         return {
             "coverage": num_seen / self.num_samples,

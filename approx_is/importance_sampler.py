@@ -124,10 +124,20 @@ class ImportanceSampler:
         arguments = (history, labels, num_classes, torch.Generator().manual_seed(start))
         built = build_predictor(predictor, arguments, predictor_options)
         self.scorer = built if isinstance(built, ScoringPredictor) else None
+        if self.scorer is not None and candidates is not None:
+            raise ValueError(
+                f"`candidates` must be None with a predictor that scores samples; got {candidates}. "
+                'It has its own: predictor_options={"presample": ...}.'
+            )
         smoothing = make_smoothing(smoothing, fraction=getattr(built, "smoothing_fraction", 0.5))
         self._drawer = Drawer(
             num_samples,
-            UniformEpochs(num_samples, seed=epochs, smallest_batch=batch_size if drop_last else 1, device=self.device),
+            UniformEpochs(
+                num_samples,
+                seed=epochs,
+                smallest_batch=min(batch_size, num_samples) if drop_last else 1,
+                device=self.device,
+            ),
             Proposal(num_samples, smoothing, seed=draws, device=self.device),
             make_gate(gate, k=k, scorer=self.scorer, epoch_steps=num_samples / batch_size),
             exponent=self._exponent,
@@ -164,7 +174,7 @@ class ImportanceSampler:
 
         Raises:
             ValueError: `batch_size` is not positive.
-            ScoreError: the score went wrong; nothing was drawn that is not to be drawn again.
+            ScoreError: the score went wrong.
         """
         draw = self.request(batch_size)
         if draw.is_batch:
@@ -231,7 +241,8 @@ class ImportanceSampler:
         if look is Look.LEARN and observation is not None:
             self._learn(observation, ticket)
         else:
-            self.gain.observe(None, len(draw), uniform=True)
+            if not self.gate.is_open:
+                self.gain.observe(None, len(draw), uniform=True)
             if observation is not None:
                 self._remember(observation, look)
         self.gate.end_step(look, drawn=drawn)
@@ -303,6 +314,7 @@ class ImportanceSampler:
             "version": STATE_VERSION,
             "num_samples": self.num_samples,
             "predictor_class": type(self._learner.predictor).__qualname__,
+            "gate_class": type(self.gate).__name__,
             "step": self.step,
             "not_finite": self._not_finite,
             "drawer": self._drawer.state_dict(),
@@ -330,11 +342,11 @@ class ImportanceSampler:
         reference = self.state_dict()
         where = "load_state_dict(state)"
         if isinstance(state, Mapping):
-            for name in ("version", "num_samples", "predictor_class"):
+            for name in ("version", "num_samples", "predictor_class", "gate_class"):
                 if name in state and state[name] != reference[name]:
                     raise ValueError(
                         f"`{where}` has {name} {state[name]!r}; this sampler has {reference[name]!r}. "
-                        "Was it made with another data set, predictor or release?"
+                        "Was it made with another data set, predictor, gate or release?"
                     )
         check_like(state, reference, where, skip=("drawer", "learner"))
         self._drawer.check_state_dict(state["drawer"])

@@ -69,10 +69,14 @@ class Learner:
         draw = {"weights": unbiased, "drawn_at": drawn_at} if self._knows_draws else {}
         with torch.autocast(self.history.device.type, enabled=False):
             self.predictor.update(indices, observed, step, **draw)
-        self.remember(indices, observed, unbiased, step)
+        self._store(indices, observed, unbiased, step)
 
     def remember(self, indices: Tensor, observed: Tensor, unbiased: Tensor, step: int) -> None:
         """Take in observations without the predictor, which finds them in the history; arguments as of `learn`."""
+        self._store(indices, observed, unbiased, step)
+        self._unsettled = self.history.num_samples  # they were not predicted anew
+
+    def _store(self, indices: Tensor, observed: Tensor, unbiased: Tensor, step: int) -> None:
         self.history.append_averaged(indices, observed, step)
         self._class_mean.update(classes_of(self._labels, indices), observed, unbiased)
 

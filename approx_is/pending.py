@@ -124,12 +124,18 @@ class PendingDraws:
         """Raise `ValueError` unless `load_state_dict` would accept the state."""
         where = "load_state_dict(state)['pending']"
         check_like(state, self.state_dict(), where, skip=("draws",))
+        if not isinstance(state["draws"], list):
+            raise ValueError(f"`{where}['draws']` must be a list; got {type(state['draws']).__name__}.")
         for entry in state["draws"]:
             has_indices = isinstance(entry, Mapping) and isinstance(entry.get("indices"), Tensor)
             size = entry["indices"].numel() if has_indices else 0
             check_like(entry, _draw_state(0, _blank_draw(size)), f"{where}['draws']")
             check_indices(entry["indices"], self._sampler.num_samples, f"{where}['draws']['indices']")
             check_at_least(entry, {"place": -1, "drawn_at": 0, "choose": 0}, f"{where}['draws']")
+            if entry["choose"] and self._sampler.scorer is None:
+                raise ValueError(
+                    f"`{where}['draws']` must be batches; got candidates, which this predictor cannot score."
+                )
 
     def _check_current(self, iteration: int) -> None:
         if iteration != self._iteration:

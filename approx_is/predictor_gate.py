@@ -21,7 +21,7 @@ __all__ = ["PredictorGate"]
 
 logger = logging.getLogger(__name__)
 
-GLANCE_EVERY = 16
+GLANCE_EVERY = 32
 """Steps between two looks at what is observed while it would not pay."""
 
 IDEAL_RATE = 0.1
@@ -33,14 +33,17 @@ SETTLE_STEPS = 16
 PLAIN_EVERY = 32
 """Steps between two that are left out of learning, to measure what a step takes without."""
 
+PLAIN_DRAW_EVERY = 64
+"""Steps between two plain ones while the gate is open."""
+
 ENOUGH_STEPS = 8
 """Steps of a kind before its time is believed."""
 
-TRIAL_EPOCHS = 1.5
-"""What a predictor that takes more than the budget has to learn in, once it is likely to be worth it."""
-
 FIRST_REST, LONGEST_REST = 256, 8_192
 """Steps that a gate stays closed after it had to close: doubled each time, so that it cannot flap for ever."""
+
+LARGEST_CREDIT = 1e9
+"""Steps' time that can be saved up."""
 
 LEAST_ADVANCE, LARGEST_ADVANCE = 2.0, 20.0
 """Steps' time that is advanced to learn from."""
@@ -56,7 +59,7 @@ class PredictorGate:
       that learns takes from it the time by which it is longer.
     - A predictor that takes more than the budget waits until the history alone, which takes a fraction of the time,
       shows that the last observations foretell the next well enough to pay for it, or until there is credit enough.
-      Then it has a trial.
+      Then it has a trial of an epoch.
 
     Args:
         options: margin, relative cost, budget and rate are used.
@@ -65,7 +68,7 @@ class PredictorGate:
 
     def __init__(self, options: VarianceGate, *, epoch_steps: float) -> None:
         self._options = options
-        self._epoch_steps = epoch_steps
+        self._trial_steps = math.ceil(epoch_steps) + PATIENCE
         self._ideal = MovingAverage(IDEAL_RATE, 2)  # means of v² and v over the data set
         self._predicted = VarianceEvidence(options.rate)  # of draws by prediction
         self._remembered = VarianceEvidence(options.rate)  # of draws by the last observation
@@ -73,6 +76,7 @@ class PredictorGate:
         self._open = False
         self._steps = 0
         self._trial = 0  # steps left of it
+        self._uncharged = 0  # steps that learned before it was known what that takes
         self._rest, self._next_rest = 0, FIRST_REST
         self._credit = min(max(options.budget * epoch_steps, LEAST_ADVANCE), LARGEST_ADVANCE)
         self._would_pay = False  # whether ideal draws would
@@ -81,6 +85,11 @@ class PredictorGate:
     def is_open(self) -> bool:
         """Whether samples are to be drawn by prediction."""
         return self._open
+
+    @property
+    def wants_plain_step(self) -> bool:
+        """Whether the next draw is to be a plain one although the gate is open."""
+        return self._open and self._options.relative_cost is None and self._steps % PLAIN_DRAW_EVERY == 0
 
     @property
     def tau(self) -> float:
@@ -106,11 +115,14 @@ class PredictorGate:
         """Return how much the next update does."""
         if drawn or self._options.relative_cost == 1:  # there is nothing to save
             return Look.LEARN
-        if self._would_pay and not self._is_plain_step:
-            if self._trial > 0:
-                return Look.LEARN
-            if self._credit >= 0:
-                return Look.REMEMBER if self._is_dear else Look.LEARN
+        if self._open or self._is_plain_step:
+            return Look.GLANCE
+        if self._would_pay and self._trial > 0:
+            return Look.LEARN
+        if self._would_pay and self._credit >= 0:
+            return Look.REMEMBER if self._is_dear else Look.LEARN
+        if self._would_pay and math.isnan(self.relative_cost):  # so that the next step that learns can be timed
+            return Look.GLANCE
         return Look.AWAY if self._steps % GLANCE_EVERY else Look.GLANCE
 
     def observe(
@@ -138,18 +150,16 @@ class PredictorGate:
         kinds = {Look.LEARN: "learning", Look.REMEMBER: "remembering"}
         kind = "drawn" if drawn else kinds.get(look, "plain")
         if self._options.relative_cost is None:
-            self._clock.tick(kind)
+            self._clock.tick(kind, waited=look is not Look.AWAY)
         self._steps += 1
         self._rest = max(0, self._rest - 1)
-        self._credit += self._options.budget
-        if kind in ("remembering", "learning"):
-            self._credit -= self._surcharge(kind)
+        self._charge(kind)
         if look is not Look.AWAY:
             self._decide()
         if kind == "learning" and self._trial > 0:
             self._trial -= 1
-            if self._trial == 0 and not self._open:
-                self._begin_rest()
+            if self._trial == 0:
+                self._end_trial()
 
     @property
     def verdict(self) -> str:
@@ -190,6 +200,7 @@ class PredictorGate:
             "open": self._open,
             "steps": self._steps,
             "trial": self._trial,
+            "uncharged": self._uncharged,
             "rest": self._rest,
             "next_rest": self._next_rest,
             "credit": self._credit,
@@ -201,20 +212,20 @@ class PredictorGate:
         self.check_state_dict(state)
         for name in ("ideal", "predicted", "remembered", "clock"):
             getattr(self, f"_{name}").load_state_dict(state[name])
-        for name in ("open", "steps", "trial", "rest", "next_rest", "credit", "would_pay"):
+        for name in ("open", "steps", "trial", "uncharged", "rest", "next_rest", "credit", "would_pay"):
             setattr(self, f"_{name}", state[name])
 
     def check_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raise `ValueError` unless `load_state_dict` would accept the state."""
         where = "load_state_dict(state)['gate']"
         check_like(state, self.state_dict(), where, skip=("clock",))
-        check_at_least(state, {"steps": 0, "trial": 0, "rest": 0, "next_rest": FIRST_REST}, where)
+        check_at_least(state, {"steps": 0, "trial": 0, "uncharged": 0, "rest": 0, "next_rest": FIRST_REST}, where)
         for name in ("ideal", "predicted", "remembered", "clock"):
             getattr(self, f"_{name}").check_state_dict(state[name])
 
     @property
     def _is_plain_step(self) -> bool:
-        if self._options.relative_cost is not None:
+        if self._options.relative_cost is not None or (self._steps >= SETTLE_STEPS and not self._would_pay):
             return False
         return self._steps < SETTLE_STEPS or self._steps % PLAIN_EVERY == 0
 
@@ -222,10 +233,22 @@ class PredictorGate:
     def _is_dear(self) -> bool:
         return self.relative_cost > 1 + self._options.budget  # not while it is unknown
 
-    def _surcharge(self, kind: str) -> float:
+    def _charge(self, kind: str) -> None:
+        self._credit = min(self._credit + self._options.budget, LARGEST_CREDIT)
+        if kind == "remembering":
+            self._credit -= self._surcharge(kind) or 0.0
+        elif kind == "learning":
+            surcharge = self._surcharge(kind)
+            if surcharge is None:
+                self._uncharged += 1
+            else:
+                self._credit -= (1 + self._uncharged) * surcharge
+                self._uncharged = 0
+
+    def _surcharge(self, kind: str) -> float | None:
         if self._options.relative_cost is None:
             ratio = self._clock.ratio(kind, "plain")
-            return 0.0 if math.isnan(ratio) else max(0.0, ratio - 1)
+            return None if math.isnan(ratio) else max(0.0, ratio - 1)
         return self._options.relative_cost - 1 if kind == "learning" else 0.0
 
     def _decide(self) -> None:
@@ -237,13 +260,22 @@ class PredictorGate:
                 self._clock.forget("drawn")  # when it opens again, it is to be measured anew
                 self._move(to_open=False)
         elif self._rest == 0 and self.variance_ratio / cost >= target:
-            self._trial, self._credit = 0, max(0.0, self._credit)
+            self._trial = 0
             self._move(to_open=True)
-        elif self._rest == 0 and self._trial == 0 and self._is_dear:
-            trial = math.ceil(TRIAL_EPOCHS * self._epoch_steps) + PATIENCE
-            if self._remembered.ratio / cost >= target or self._credit >= trial * (cost - 1):
-                self._trial = trial
-                self._predicted.reset()
+        elif self._rest == 0 and self._trial == 0 and self._is_dear and self._deserves_trial(cost):
+            self._trial = self._trial_steps
+            self._predicted.reset()
+
+    def _deserves_trial(self, cost: float) -> bool:
+        foretold = self._remembered.ratio / cost >= 1 + self._options.margin
+        return foretold or self._credit >= self._trial_steps * (cost - 1)
+
+    def _end_trial(self) -> None:
+        self._remembered.reset()  # the next one is to have evidence of its own
+        self._begin_rest()
+        cost = self._trial_steps * (self.relative_cost - 1)
+        if self._options.budget > 0 and cost > 0:  # not NaN
+            self._rest = max(self._rest, math.ceil(cost / self._options.budget))
 
     def _begin_rest(self) -> None:
         self._rest, self._next_rest = self._next_rest, min(2 * self._next_rest, LONGEST_REST)

@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 ENOUGH_STEPS = 8
 """Steps of a kind before its time is believed."""
 
+PLAIN_EVERY = 64
+"""Steps between two plain ones while the gate is open, for the time that they take."""
+
 MEASURED_FOR = 4_096
 """Closed steps after which the time that presampling took is measured anew: the machine may have been busy then."""
 
@@ -48,6 +51,7 @@ class PresamplingGate:
         self._clock = StepClock(("uniform", "drawn"))
         self._was_open = False
         self._closed_steps = 0
+        self._steps = 0
 
     @property
     def threshold(self) -> float:
@@ -59,7 +63,12 @@ class PresamplingGate:
     @property
     def is_open(self) -> bool:
         """Whether candidates are to be scored."""
-        return self._average > self.threshold
+        return self._average > self.threshold and (not self._is_timed or self._clock.count("uniform") >= ENOUGH_STEPS)
+
+    @property
+    def wants_plain_step(self) -> bool:
+        """Whether the next draw is to be a plain one although the gate is open."""
+        return self._is_timed and self._steps % PLAIN_EVERY == 0
 
     @property
     def tau(self) -> float:
@@ -87,7 +96,8 @@ class PresamplingGate:
 
     def end_step(self, look: Look, *, drawn: bool) -> None:
         """Measure the time that the step took, unless it is of no consequence."""
-        if self._options.threshold is None and self._options.relative_cost is None:
+        self._steps += 1
+        if self._is_timed:
             self._clock.tick("drawn" if drawn else "uniform")
         self._closed_steps = 0 if drawn else self._closed_steps + 1
         if self._closed_steps == MEASURED_FOR:
@@ -110,13 +120,18 @@ class PresamplingGate:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the average and the measured times."""
-        return {"average": self._average, "closed_steps": self._closed_steps, "clock": self._clock.state_dict()}
+        return {
+            "average": self._average,
+            "closed_steps": self._closed_steps,
+            "steps": self._steps,
+            "clock": self._clock.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state; raise `ValueError` before changing anything if it does not fit."""
         self.check_state_dict(state)
         self._average = state["average"]
-        self._closed_steps = state["closed_steps"]
+        self._closed_steps, self._steps = state["closed_steps"], state["steps"]
         self._clock.load_state_dict(state["clock"])
         self._was_open = self.is_open
 
@@ -124,8 +139,12 @@ class PresamplingGate:
         """Raise `ValueError` unless `load_state_dict` would accept the state."""
         where = "load_state_dict(state)['gate']"
         check_like(state, self.state_dict(), where, skip=("clock",))
-        check_at_least(state, {"average": 0, "closed_steps": 0}, where)
+        check_at_least(state, {"average": 0, "closed_steps": 0, "steps": 0}, where)
         self._clock.check_state_dict(state["clock"])
+
+    @property
+    def _is_timed(self) -> bool:
+        return self._options.threshold is None and self._options.relative_cost is None
 
     @property
     def _relative_cost(self) -> float:

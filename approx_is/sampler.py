@@ -188,6 +188,8 @@ class ApproxSampler:
     def metrics(self) -> dict[str, float]:
         """Return figures to log, all floats.
 
+        What is measured of observations is NaN until there are any, as it is while a gate sleeps.
+
         - `observed_importance`: estimated mean of the observed importance over the data set.
         - `effective_sample_size`: how many equally weighted draws a batch was worth.
         - `variance_ratio`: second moment of uniform draws over that of these (at k = 1); above 1, these are better.
@@ -196,8 +198,8 @@ class ApproxSampler:
           moments of uniform draws over theirs.
         - `calibration`: predicted over observed importance; near 1 is healthy. NaN for predictions in a unit of their
           own.
-        - `coverage`, `epoch_coverage`: share of samples observed ever, and within the last epoch.
-        - `staleness`: mean age of the latest observations in epochs.
+        - `coverage`, `epoch_coverage`: share of samples remembered ever, and within the last epoch.
+        - `staleness`: mean age of the latest observations remembered, in epochs.
         - `gain_ratio`: how many uniform steps a step is worth, see `GainRatio`; at most, unless `GainLR` measures it.
         - `gate_…`: what the gate decides by, see `gate.verdict` for the same in words.
         - `step`, `smoothing`, `not_finite`, `rejected_predictions`: see `ImportanceSampler.metrics`.

@@ -13,7 +13,7 @@ from approx_is.state import check_like
 
 __all__ = ["StepClock"]
 
-DROPPED = 2
+DROPPED = 1
 """First steps of a kind that are not counted: they allocate, compile and fill caches."""
 
 
@@ -21,7 +21,7 @@ class StepClock:
     """Measures the time from step to step, by kind; a median says how long a kind takes.
 
     Evaluations and checkpoints between two steps fall into the time of one of them, where a median does not see them.
-    On an accelerator, too, it is the time that a step adds to the training, whatever is waited for within it.
+    An accelerator runs behind, so only steps at whose end it was waited for, and at the end of the one before, count.
 
     Args:
         kinds: names of the kinds of steps.
@@ -36,9 +36,11 @@ class StepClock:
         self._dropped = dict.fromkeys(kinds, 0)
         self._last = math.nan
 
-    def tick(self, kind: str) -> None:
-        """Say that a step of that kind ends now."""
-        last, self._last = self._last, self._now()
+    def tick(self, kind: str, *, waited: bool = True) -> None:
+        """Say that a step of that kind ends now, and whether for all that it had to compute."""
+        last, self._last = self._last, self._now() if waited else math.nan
+        if not waited:
+            return
         if math.isnan(last):
             return
         if self._dropped[kind] < DROPPED:

@@ -143,8 +143,21 @@ class Oracle(StatelessPredictor):
         return together
 
     def select(self, batch: Any, positions: Tensor) -> Any:
-        """Return the batch of the samples at these positions, int64 [b] on the CPU, in the form of the batch given."""
-        return (self._select or select)(batch, positions)
+        """Return the batch of the samples at these positions, int64 [b] on the CPU, in the form of the batch given.
+
+        Raises:
+            ScoreError: the select function raised.
+            ValueError: without one, the batch is of no form that is known.
+        """
+        if self._select is None:
+            return select(batch, positions)
+        try:
+            return self._select(batch, positions)
+        except Exception as error:
+            raise ScoreError(
+                f"The select function `{_name_of(self._select)}` raised {type(error).__name__}: {error} (It was called "
+                f"with a batch of the loader and {len(positions)} positions in it.)"
+            ) from error
 
     def _split(self, batch: Any, size: int, chunk: int) -> Iterator[tuple[Any, int]]:
         if self._select is None:
@@ -152,7 +165,7 @@ class Oracle(StatelessPredictor):
             return
         for start in range(0, size, chunk):
             positions = torch.arange(start, min(start + chunk, size))
-            yield self._select(batch, positions), len(positions)
+            yield self.select(batch, positions), len(positions)
 
     def _score_of(self, batch: Any, size: int) -> Tensor:
         try:

@@ -82,10 +82,9 @@ class Config:
             raise ValueError(f"`--gain` needs a sampler; `--predictor {BASELINE}` has none.")
         if self.gain and self.observe == "loss":
             raise ValueError("`--gain` is a ratio of gradient norms. Add `--observe upper-bound`.")
-        if self.observe != PRESAMPLING.get(self.predictor, self.observe):
-            raise ValueError(
-                f"`--predictor {self.predictor}` needs `--observe {PRESAMPLING[self.predictor]}` for its gate."
-            )
+        needed = PRESAMPLING.get(self.predictor, self.observe)
+        if self.gate != "none" and self.observe != needed:
+            raise ValueError(f"`--predictor {self.predictor}` needs `--observe {needed}` for its gate.")
         if self.equal_time and (self.predictor not in PRESAMPLING or self.gate == "none" or self.k != 1):
             raise ValueError("`--equal-time` is for presampling with k = 1 and a gate: add `--predictor upper-bound`.")
         try:

@@ -21,6 +21,7 @@ SHUTTLE_CLASSES = ("Rad.Flow", "High", "Bypass", "Fpv.Open", "Fpv.Close", "Bpv.O
 SHUTTLE_TRAIN_ROWS = 43_500
 DIGITS_TRAIN_ROWS = 1_437
 NOISE_TRAIN_ROWS, NOISE_TEST_ROWS = 60_000, 2_000
+OUTLIER_SHARE = 0.05
 
 
 class InMemoryDataset(Dataset[tuple[Tensor, Tensor]]):
@@ -132,12 +133,40 @@ def _load_fashion_mnist(data_dir: Path | None) -> Task:
     return Task("fashion-mnist", "Fashion-MNIST", train, test, fashion_mnist.CLASSES)
 
 
+class OutlierDataset(InMemoryDataset):
+    """Samples of which one in twenty has a random label, another one each time it is fetched.
+
+    Its loss is large then, and nothing foretells when.
+    """
+
+    def __init__(self, inputs: Tensor, targets: Tensor) -> None:
+        super().__init__(inputs, targets)
+        self._generator = torch.Generator().manual_seed(0)
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return the batch of these samples: inputs [B, ...] and labels [B]."""
+        inputs, targets = super().__getitems__(indices)
+        is_outlier = torch.rand(len(targets), generator=self._generator) < OUTLIER_SHARE
+        return inputs, torch.where(is_outlier, torch.randint(10, targets.shape, generator=self._generator), targets)
+
+
 def _make_noise(_: Path | None) -> Task:
+    inputs, targets = _noise()
+    return _split("noise", "Uniform noise", inputs, targets, NOISE_TRAIN_ROWS, tuple("0123456789"))
+
+
+def _make_outliers(_: Path | None) -> Task:
+    inputs, _targets = _noise()
+    targets = torch.zeros(len(inputs), dtype=torch.int64)
+    train = OutlierDataset(inputs[:NOISE_TRAIN_ROWS], targets[:NOISE_TRAIN_ROWS])
+    test = InMemoryDataset(inputs[NOISE_TRAIN_ROWS:], targets[NOISE_TRAIN_ROWS:])
+    return Task("outliers", "Uniform noise, random outliers", train, test, tuple("0123456789"))
+
+
+def _noise() -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     rows = NOISE_TRAIN_ROWS + NOISE_TEST_ROWS
-    inputs = torch.rand(rows, 1, 28, 28, generator=generator)
-    targets = torch.randint(10, (rows,), generator=generator)
-    return _split("noise", "Uniform noise", inputs, targets, NOISE_TRAIN_ROWS, tuple("0123456789"))
+    return torch.rand(rows, 1, 28, 28, generator=generator), torch.randint(10, (rows,), generator=generator)
 
 
 def _split(
@@ -152,6 +181,7 @@ TASKS: dict[str, Callable[[Path | None], Task]] = {
     "digits": _load_digits,
     "fashion-mnist": _load_fashion_mnist,
     "noise": _make_noise,
+    "outliers": _make_outliers,
     "shuttle": _load_shuttle,
 }
 """Loaders by name; each takes the folder to look in first."""

@@ -29,15 +29,24 @@ def training() -> dict:
 
 
 def test_the_loop_of_the_readme_trains(training):
-    block, _ = python_blocks("README.md")
+    block, _, _ = python_blocks("README.md")
     before = training["model"].weight.clone()
     exec(block, training)
     assert not torch.equal(training["model"].weight, before)
     assert training["sampler"].metrics()["step"] == 9  # 3 epochs of 3 batches
 
 
+def test_the_loop_with_presampling_trains(training):
+    _, block, _ = python_blocks("README.md")
+    training["loader"] = DataLoader(training["train_set"], batch_size=16, shuffle=True)
+    exec(block, training)
+    metrics = training["sampler"].metrics()
+    assert metrics["step"] == 57  # 3 epochs of 19 batches
+    assert metrics["gate_tau"] > 0.9
+
+
 def test_the_loop_with_a_gain_ends_after_its_effective_steps(training):
-    _, block = python_blocks("README.md")
+    _, _, block = python_blocks("README.md")
     for number in ("1500", "2250", "3000"):
         assert number in block
         block = block.replace(number, number[:2])  # a hundredth of the steps

@@ -57,6 +57,24 @@ def test_the_predictor_is_shown_what_was_observed():
     assert learner.predictor.shown == [([4, 2], [1.0, 2.0], 7)]
 
 
+def test_what_is_remembered_is_for_history_and_class_means_not_for_the_predictor():
+    learner, other = make(), make()
+    indices, values, weights = torch.tensor([4, 2, 1]), torch.tensor([1.0, 3.0, 8.0]), torch.ones(3).double()
+    learner.remember(indices, values, weights, step=7)
+    other.learn(indices, values, weights, step=7, drawn_at=6)
+    assert learner.predictor.shown == []
+    assert_same(snapshot(learner), snapshot(other))
+    assert learner.predict(torch.tensor([0, 3])).tolist() == [2.0, 8.0]
+
+
+def test_last_observations_are_nan_where_there_is_none():
+    learner = make()
+    learn(learner, [4, 2], [1.0, 0.0], step=1)
+    learn(learner, [4], [5.0], step=2)
+    last = learner.last(torch.tensor([4, 3, 2]))
+    assert_same(last, torch.tensor([5.0, math.nan, 0.0]))
+
+
 def test_samples_never_observed_have_the_mean_of_their_class():
     learner = make()
     learn(learner, [0, 2, 1], [1.0, 3.0, 7.0])

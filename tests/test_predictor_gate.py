@@ -13,6 +13,7 @@ from approx_is.predictor_gate import (
     GLANCE_EVERY,
     LARGEST_ADVANCE,
     LEAST_ADVANCE,
+    PLAIN_DRAW_EVERY,
     PLAIN_EVERY,
     SETTLE_STEPS,
     PredictorGate,
@@ -28,6 +29,7 @@ class World:
 
     def __init__(self, monkeypatch, losses, cost, *, k=1.0, **options):
         self.time = 0.0
+        self.plain = 1.0
         self.cost = cost
         self.losses = losses
         self.learned = 0
@@ -50,7 +52,7 @@ class World:
         draws = []
         for _ in range(steps):
             draw = self.sampler.draw()
-            self.time += 1.0
+            self.time += self.plain
             self.sampler.update(draw, self.losses(draw.indices))
             draws.append(draw)
         return draws
@@ -163,6 +165,25 @@ class TestTrial:
         assert world.time < 800 * 1.02
 
 
+class TestPlainSteps:
+    def test_come_now_and_then_while_it_is_open_and_change_no_gain(self, monkeypatch):
+        world = World(monkeypatch, rare, cost=0.02)
+        world.run(500)
+        gain = world.sampler.gain.value
+        assert gain > 1
+        kinds = [draw.is_uniform for draw in world.run(2 * PLAIN_DRAW_EVERY)]
+        assert sum(kinds) == 2
+        assert world.sampler.gain.value > 1
+
+    def test_show_when_plain_steps_have_become_faster(self, monkeypatch):
+        world = World(monkeypatch, rare, cost=0.3)
+        world.run(500)
+        assert world.gate.is_open
+        world.plain = 0.02  # an eighth of what would pay
+        world.run(40 * PLAIN_DRAW_EVERY)
+        assert not world.gate.is_open
+
+
 class TestStaysClosed:
     @pytest.mark.parametrize("cost", [0.001, 0.04, 8.0])
     def test_and_learns_nothing_where_there_is_nothing_to_gain(self, monkeypatch, cost):
@@ -178,7 +199,9 @@ class TestStaysClosed:
         draws = world.run(3000)
         assert all(draw.is_uniform for draw in draws)
         assert world.learned > 0
-        assert world.time / 3000 - 1 < 0.02 + 2 * cost / 3000  # the budget, what is advanced, and two before it is known
+        assert (
+            world.time / 3000 - 1 < 0.02 + 2 * cost / 3000
+        )  # the budget, what is advanced, and two before it is known
 
     def test_with_an_infinite_margin(self, monkeypatch):
         world = World(monkeypatch, rare, cost=0.0, margin=math.inf)
@@ -240,13 +263,14 @@ class TestLooksAway:
     def test_while_it_settles_and_where_nothing_is_to_be_gained(self):
         gate = self.gate()
         looks = []
-        for _ in range(4 * GLANCE_EVERY):
+        for _ in range(3 * GLANCE_EVERY):
             look = gate.look(drawn=False)
             looks.append(look)
             if look is Look.GLANCE:
                 gate.observe(torch.ones(8), torch.ones(8), drawn=False, predicted=None, last=None)
             gate.end_step(look, drawn=False)
-        expected = [Look.GLANCE if step % GLANCE_EVERY == 0 else Look.AWAY for step in range(4 * GLANCE_EVERY)]
+        glances = {*range(SETTLE_STEPS), *range(0, 3 * GLANCE_EVERY, GLANCE_EVERY)}
+        expected = [Look.GLANCE if step in glances else Look.AWAY for step in range(3 * GLANCE_EVERY)]
         assert looks == expected
 
     def test_never_from_a_batch_drawn_by_importance(self):
@@ -269,10 +293,10 @@ class TestLooksAway:
     def test_and_does_not_ask_for_what_it_does_not_read(self, monkeypatch):
         world = World(monkeypatch, equal, cost=0.1)
         asked = []
-        for step in range(33):
+        for step in range(65):
             draw = world.sampler.draw()
             world.sampler.update(draw, lambda step=step, draw=draw: asked.append(step) or equal(draw.indices))
-        assert asked == [0, 16, 32]
+        assert asked == [*range(SETTLE_STEPS), 32, 64]
 
     def test_but_shapes_are_checked_all_the_same(self, monkeypatch):
         world = World(monkeypatch, equal, cost=0.1)

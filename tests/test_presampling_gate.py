@@ -67,11 +67,12 @@ class TestThreshold:
         monkeypatch.setattr("approx_is.step_clock.perf_counter", lambda: time[0])
         gate = make(2.0, decay=0.0)
         gate.observe_scores(scores_of(3.0))
-        assert gate.is_open
+        assert not gate.is_open  # before it is known what a uniform step takes
         for drawn, seconds in ((False, 1.0), (True, 4.0)):
             for _ in range(ENOUGH_STEPS + 3):
                 time[0] += seconds
                 gate.end_step(Look.LEARN, drawn=drawn)
+            assert gate.is_open is not drawn
         assert gate.threshold == 4.0
         assert not gate.is_open
         assert gate.metrics()["gate_step_time_ratio"] == 4.0

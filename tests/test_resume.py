@@ -216,7 +216,7 @@ class TestRefuses:
         [
             ({"num_samples": 9, "labels": [0, 1] * 4 + [0]}, "has num_samples 10; this sampler has 9"),
             ({"predictor": "uniform"}, "has predictor_class 'LastLossPredictor'; this sampler has 'UniformPredictor'"),
-            ({"gate": VarianceGate()}, r"\['gate'\]` has not the expected entries: missing"),
+            ({"gate": VarianceGate()}, "has gate_class 'AlwaysOpen'; this sampler has 'PredictorGate'"),
             ({"smoothing": 0.3}, r"\['smoothing'\]` has not the expected entries"),
             ({"window": 4}, r"must be (torch\.\w+) \[10, 4\]; got \1 \[10, 3\]"),
             ({"history_dtype": torch.float16}, r"\['values'\]` must be torch.float16"),
@@ -233,7 +233,7 @@ class TestRefuses:
     def test_the_state_of_a_sampler_with_a_gate(self):
         sampler = build(gate=CLOSED)
         laws.train(sampler, 4)
-        self.assert_refused(build(), laws.snapshot(sampler), r"\['gate'\]` has not the expected entries: missing \[\]")
+        self.assert_refused(build(), laws.snapshot(sampler), "has gate_class 'PredictorGate'; this sampler has 'Al")
 
     def test_a_damaged_gate(self):
         sampler = build(gate=CLOSED)

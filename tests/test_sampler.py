@@ -618,7 +618,7 @@ class TestResume:
             (9, "last-loss", {}, "has num_samples 8; this sampler has 9"),
             (8, "uniform", {}, "has predictor_class 'LastLossPredictor'; this sampler has 'UniformPredictor'"),
             (8, "last-loss", {"smoothing": 0.3}, r"\['smoothing'\]` has not the expected entries"),
-            (8, "last-loss", {"gate": VarianceGate()}, r"\['gate'\]` has not the expected entries: missing"),
+            (8, "last-loss", {"gate": VarianceGate()}, "has gate_class 'AlwaysOpen'; this sampler has 'PredictorGate'"),
             (8, "last-loss", {"window": 3}, r"\['history'\]\['.*'\]` must be torch.* \[8, 3\]"),
         ],
     )

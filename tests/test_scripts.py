@@ -241,7 +241,9 @@ class TestTasks:
             fashion_mnist.find(tmp_path)
 
     def test_unknown_task(self, scripts):
-        with pytest.raises(ValueError, match="must be one of digits, fashion-mnist, noise, shuttle; got 'mnist'"):
+        with pytest.raises(
+            ValueError, match="must be one of digits, fashion-mnist, noise, outliers, shuttle; got 'mnist'"
+        ):
             scripts("tasks").load_task("mnist")
 
 

@@ -207,3 +207,12 @@ class TestState:
             pytest.raises(ValueError, match=r"`StepClock\.load_state_dict\(state\)` must be a dict; got"),
         ):
             clock.load_state_dict(state)
+
+
+def test_only_steps_from_wait_to_wait_count():
+    times = iter([0.0, 1.0, 3.0, 10.0, 11.0, 12.0])
+    clock = StepClock(["plain"], now=lambda: next(times))
+    for waited in (True, True, True, False, True, True):
+        clock.tick("plain", waited=waited)
+    # the first is the start, the second is dropped; the fourth and the one after it are not known
+    assert clock.state_dict() == {"plain": [2.0, 1.0]}

@@ -106,7 +106,8 @@ def test_every_feature_is_what_its_definition_says(window, is_labelled, dtype, b
         drawn_at = max(0, step + wait - 1 - delay)
         step += wait
         indices = [index for index, _, _ in entries]
-        averaged = average_duplicates(torch.tensor(indices), torch.tensor([value for _, value, _ in entries])).tolist()
+        averaged = average_duplicates(torch.tensor(indices), torch.tensor([value for _, value, _ in entries]))
+        averaged = averaged.to(dtype).float().tolist()  # as the history will have them
         entries = [(i, v, w) for i, v, (_, _, w) in zip(indices, averaged, entries, strict=True)]
         reference.largest_batch = max(reference.largest_batch, len(entries))
         at_draw = [reference.describe(index, drawn_at) for index in indices]

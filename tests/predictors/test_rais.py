@@ -625,7 +625,7 @@ class TestConfigurations:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
         loader = DataLoader(TensorDataset(inputs, targets), batch_size=16, shuffle=True)
         options = {"observations": 64, "fit_size": 32}
-        sampler = ApproxSampler(loader, predictor="rais", labels=targets, predictor_options=options)
+        sampler = ApproxSampler(loader, predictor="rais", gate=None, labels=targets, predictor_options=options)
         for _ in range(8):
             for (x, y), draw in sampler:
                 losses = torch.nn.functional.cross_entropy(model(x), y, reduction="none")

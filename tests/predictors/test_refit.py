@@ -293,7 +293,7 @@ class TestSampler:
         monkeypatch.setattr(refit, "solve_uncertainty_set", solve_slowly)
         loader = DataLoader(torch.arange(32), batch_size=8, num_workers=2, multiprocessing_context="fork")
         options = {"observations": 24, "fit_size": 24, "solver": "l-bfgs"}  # from 3 updates on, a fit is under way
-        sampler = ApproxSampler(loader, predictor="rais", predictor_options=options)
+        sampler = ApproxSampler(loader, predictor="rais", gate=None, predictor_options=options)
         were_fitting = []
         for _ in range(15):
             were_fitting.append(bool(threads()))
@@ -319,7 +319,7 @@ def solve_slowly(*arguments, **options):
 
 refit.solve_uncertainty_set = solve_slowly
 options = {"observations": 32, "fit_size": 16, "solver": "l-bfgs", "background": sys.argv[1] == "background"}
-sampler = ImportanceSampler(16, 8, predictor="rais", predictor_options=options)
+sampler = ImportanceSampler(16, 8, predictor="rais", gate=None, predictor_options=options)
 for _ in range(int(sys.argv[2])):
     draw = sampler.draw()
     sampler.update(draw, 1.0 + draw.indices)
