@@ -15,10 +15,11 @@ from approx_is.checks import check_importance, check_indices, check_number, chec
 from approx_is.diagnostics import RunningDiagnostics
 from approx_is.draw import Draw, Ticket, check_candidates, check_per_sample, check_ticket
 from approx_is.drawer import Drawer
-from approx_is.gain import GainRatio, second_moments
+from approx_is.feedback import Feedback
+from approx_is.gain import GainRatio
 from approx_is.gate import Gate, Look, VarianceGate
 from approx_is.gates import make_gate
-from approx_is.history import LossHistory, average_duplicates
+from approx_is.history import LossHistory
 from approx_is.labels import check_labels
 from approx_is.learner import Learner
 from approx_is.observation import Observation
@@ -147,6 +148,7 @@ class ImportanceSampler:
         self._learner = Learner(history, built, labels, num_classes, rolling=math.ceil(batch_size / refresh))
         self._diagnostics = RunningDiagnostics(device=self.device)
         self.gain = GainRatio(device=self.device)
+        self._feedback = Feedback(self._drawer, self._learner, self.gain, self._diagnostics)
         self.step = 0
         self._not_finite = 0
 
@@ -238,13 +240,12 @@ class ImportanceSampler:
         observation = self._read(draw, observed, look)
         ticket.spent = True
         self.step += 1
-        if look is Look.LEARN and observation is not None:
-            self._learn(observation, ticket)
-        else:
-            if not self.gate.is_open:
-                self.gain.observe(None, len(draw), uniform=True)
-            if observation is not None:
-                self._remember(observation, look)
+        if observation is not None:
+            self._not_finite += observation.num_left_out
+        if look is not Look.LEARN and not self.gate.is_open:
+            self.gain.observe(None, len(draw), uniform=True)
+        if observation is not None and len(observation):
+            self._feedback.give(observation, ticket, look, self.step)
         self.gate.end_step(look, drawn=drawn)
 
     def probabilities(self, indices: Tensor | None = None, *, gated: bool = True) -> Tensor:
@@ -361,36 +362,3 @@ class ImportanceSampler:
         if not callable(observed):
             check_per_sample(observed, len(draw), "update(observed)")
         return None
-
-    def _remember(self, seen: Observation, look: Look) -> None:
-        self._not_finite += seen.num_left_out
-        if not len(seen):
-            return
-        last = None
-        if look is Look.REMEMBER:  # of a plain epoch, and so without duplicates
-            last = self._learner.last(seen.indices)
-            self._learner.remember(seen.indices, seen.importance, seen.unbiased, self.step)
-        self.gate.observe(seen.importance, seen.unbiased, drawn=False, predicted=None, last=last)
-
-    def _learn(self, seen: Observation, ticket: Ticket) -> None:
-        self._not_finite += seen.num_left_out
-        if not len(seen):
-            return
-        uniform = ticket.place is not None
-        predicted = self._drawer.proposal.importance(seen.indices)
-        smoothed = self._smoothed(seen.indices, predicted) if uniform else None
-        self.gate.observe(seen.importance, seen.unbiased, drawn=not uniform, predicted=smoothed, last=None)
-        averaged = average_duplicates(seen.indices, seen.importance)
-        self._learner.learn(seen.indices, averaged, seen.unbiased, self.step, ticket.drawn_at)
-        self.gain.observe(second_moments(seen.importance, seen.unbiased, seen.weights), len(seen), uniform=uniform)
-        observed_mean = self._diagnostics.update(
-            seen.weights, seen.unbiased, seen.importance, predicted, uniform=uniform
-        )
-        if not self._learner.own_scale:
-            self._drawer.proposal.observe_mean(observed_mean)
-        due = self._learner.due(seen.indices, warming_up=ticket.place is not None and ticket.place < self.num_samples)
-        self._drawer.proposal.set_importance(due, self._learner.predict(due))
-
-    def _smoothed(self, indices: Tensor, importance: Tensor) -> Tensor:
-        known = self._learner.history.counts(indices) > 0
-        return torch.where(known, importance + self._drawer.proposal.constant, torch.nan)

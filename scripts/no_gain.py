@@ -1,7 +1,7 @@
 """Train where importance sampling cannot help, and print what a sampler with its gate costs there.
 
-On `noise`, images of uniform noise with random labels, all losses stay about equal. On `outliers` they are as unequal as
-on easy data, but nothing foretells whose is large. Each method takes turns with plain training, a few steps each, so
+On `noise`, images of uniform noise with random labels, all losses stay about equal. On `outliers` they are as unequal
+as on easy data, but nothing foretells whose is large. Each method takes turns with plain training, a few steps each, so
 that both have the same machine; a plain run that takes turns with another one shows what is chance.
 
 Example:

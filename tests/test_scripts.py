@@ -86,7 +86,7 @@ class TestTrain:
 
     def test_presampling_must_observe_what_it_scores(self, scripts):
         with pytest.raises(ValueError, match="`--predictor upper-bound` needs `--observe upper-bound`"):
-            scripts("configuration").Config("digits", predictor="upper-bound")
+            scripts("configuration").Config("digits", predictor="upper-bound", gate="auto")
 
     @pytest.mark.parametrize("options", [{"predictor": "lstm"}, {"gate": "none"}, {"k": 0.5}])
     def test_equal_time_is_for_gated_presampling(self, scripts, options):
