@@ -42,8 +42,8 @@ ENOUGH_STEPS = 8
 FIRST_REST, LONGEST_REST = 256, 8_192
 """Steps that a gate stays closed after it had to close: doubled each time, so that it cannot flap for ever."""
 
-LARGEST_CREDIT = 1e9
-"""Steps' time that can be saved up."""
+LARGEST_DEBT, LARGEST_CREDIT = 20.0, 1e9
+"""Steps' time that can be owed and saved up; a debt beyond it is one of a machine that slowed down, not of learning."""
 
 LEAST_ADVANCE, LARGEST_ADVANCE = 2.0, 20.0
 """Steps' time that is advanced to learn from."""
@@ -121,7 +121,8 @@ class PredictorGate:
             return Look.LEARN
         if self._would_pay and self._credit >= 0:
             return Look.REMEMBER if self._is_dear else Look.LEARN
-        if self._would_pay and math.isnan(self.relative_cost):  # so that the next step that learns can be timed
+        next_is_timed = math.isnan(self.relative_cost) or self._steps % PLAIN_EVERY == PLAIN_EVERY - 1
+        if self._would_pay and next_is_timed:  # from wait to wait
             return Look.GLANCE
         return Look.AWAY if self._steps % GLANCE_EVERY else Look.GLANCE
 
@@ -244,6 +245,7 @@ class PredictorGate:
             else:
                 self._credit -= (1 + self._uncharged) * surcharge
                 self._uncharged = 0
+        self._credit = max(self._credit, -LARGEST_DEBT)
 
     def _surcharge(self, kind: str) -> float | None:
         if self._options.relative_cost is None:
@@ -262,7 +264,12 @@ class PredictorGate:
         elif self._rest == 0 and self.variance_ratio / cost >= target:
             self._trial = 0
             self._move(to_open=True)
-        elif self._rest == 0 and self._trial == 0 and self._is_dear and self._deserves_trial(cost):
+        elif self._trial > 0:
+            if (
+                self._trial <= self._trial_steps // 2 and self.variance_ratio < 1
+            ):  # by now it should be better than that
+                self._end_trial()
+        elif self._rest == 0 and self._is_dear and self._deserves_trial(cost):
             self._trial = self._trial_steps
             self._predicted.reset()
 
@@ -271,6 +278,7 @@ class PredictorGate:
         return foretold or self._credit >= self._trial_steps * (cost - 1)
 
     def _end_trial(self) -> None:
+        self._trial = 0
         self._remembered.reset()  # the next one is to have evidence of its own
         self._begin_rest()
         cost = self._trial_steps * (self.relative_cost - 1)

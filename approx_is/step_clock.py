@@ -29,7 +29,7 @@ class StepClock:
         now: returns the time in seconds; None for `perf_counter`.
     """
 
-    def __init__(self, kinds: Sequence[str], *, window: int = 31, now: Callable[[], float] | None = None) -> None:
+    def __init__(self, kinds: Sequence[str], *, window: int = 15, now: Callable[[], float] | None = None) -> None:
         self._now = now or perf_counter
         self._window = window
         self._seconds = {kind: deque[float](maxlen=window) for kind in kinds}

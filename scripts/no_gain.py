@@ -18,13 +18,17 @@ from statistics import mean, median, stdev
 
 import torch
 
-from approx_is import available_predictors
+from approx_is import available_predictors, register_predictor
+from approx_is.predictors import UniformPredictor
 from configuration import BASELINE, PRESAMPLING, Config
 from evaluation import mean_loss, probe
 from models import MODELS
 from options import positive
 from tasks import load_task
 from training import Training
+
+UNIFORM_PREDICTOR = "uniform-predictor"
+"""What `uniform` is called here: to the scripts, `uniform` is plain training."""
 
 TURN = 20
 """Steps before it is the other run's turn."""
@@ -54,7 +58,8 @@ def main() -> None:
     arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
     print(f"| method | time | median turn | loss | plain loss | gate |\n|---|{'---:|' * 4}---|")
-    for method in (BASELINE, *(arguments.predictors or available_predictors())):
+    register_predictor(UNIFORM_PREDICTOR, UniformPredictor)
+    for method in (BASELINE, *(arguments.predictors or [name for name in available_predictors() if name != BASELINE])):
         outcomes = []
         for seed in range(arguments.seeds):
             print(f"{method}, seed {seed}", end="\r", file=sys.stderr, flush=True)

@@ -156,6 +156,7 @@ class TestTrial:
         train(sampler, 1000, rare)
         assert not sampler.gate.is_open
         assert sampler.state_dict()["drawer"]["gate"]["next_rest"] > FIRST_REST
+        assert sampler.state_dict()["drawer"]["gate"]["rest"] > 0.5 * (N / B) / 0.015 - 1000
         assert sampler.gate.variance_ratio < 1
 
     def test_is_held_at_last_where_the_budget_has_been_saved(self, monkeypatch):
@@ -182,6 +183,13 @@ class TestPlainSteps:
         world.plain = 0.02  # an eighth of what would pay
         world.run(40 * PLAIN_DRAW_EVERY)
         assert not world.gate.is_open
+
+    def test_and_a_machine_that_slows_down_is_no_reason_to_stay_closed(self, monkeypatch):
+        world = World(monkeypatch, rare, cost=0.02)
+        world.run(500)
+        world.plain, world.cost = 8.0, 0.16
+        world.run(5000)
+        assert world.gate.is_open
 
 
 class TestStaysClosed:
