@@ -37,7 +37,7 @@ class VarianceGate:
     the budget has earned what it took.
 
     For presampling the gate is that of the paper: open while :math:`\tau`, a moving average that starts at 0, exceeds
-    a threshold. It is computed from what the step observes while the gate is closed, without a forward pass.
+    a threshold. While the gate is closed it is computed from what steps observe, without a forward pass.
 
     Times are those of the clock: two runs of one seed may open their gates at different steps. Give `relative_cost`, or
     for presampling `threshold`, for runs that repeat to the bit.

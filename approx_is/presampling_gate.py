@@ -21,6 +21,12 @@ logger = logging.getLogger(__name__)
 ENOUGH_STEPS = 8
 """Steps of a kind before its time is believed."""
 
+SETTLE_STEPS = 16
+"""First steps, all of which are looked at."""
+
+GLANCE_EVERY = 8
+"""Steps between two looks while the gate is closed; each is at two steps, so that the second can be timed."""
+
 PLAIN_EVERY = 64
 """Steps between two plain ones while the gate is open, for the time that they take."""
 
@@ -34,7 +40,8 @@ class PresamplingGate:
     .. math:: \tau \leftarrow a_\tau \tau + (1 - a_\tau) \tau_t, \quad \tau_0 = 0
 
     where :math:`\tau_t` is that of the candidates' scores or, while the gate is closed, of what the uniform batch was
-    observed to be, which is why that should be of the same kind.
+    observed to be, which is why that should be of the same kind. Unless a threshold or cost is given, a closed gate
+    takes in two steps of eight.
 
     Reference:
         Katharopoulos & Fleuret (2018), algorithm 1, line 15.
@@ -76,8 +83,12 @@ class PresamplingGate:
         return max(1.0, self._average)
 
     def look(self, *, drawn: bool) -> Look:
-        r"""Return that uniform batches are only asked for :math:`\tau`."""
-        return Look.LEARN if drawn else Look.GLANCE
+        r"""Return that uniform batches are only asked for :math:`\tau`: all of them where a threshold is given."""
+        if drawn:
+            return Look.LEARN
+        if not self._is_timed or self._steps < SETTLE_STEPS or self._was_open:
+            return Look.GLANCE
+        return Look.GLANCE if self._steps % GLANCE_EVERY < 2 else Look.AWAY
 
     def observe(
         self, observed: Tensor, unbiased: Tensor, *, drawn: bool, predicted: Tensor | None, last: Tensor | None
@@ -98,7 +109,7 @@ class PresamplingGate:
         """Measure the time that the step took, unless it is of no consequence."""
         self._steps += 1
         if self._is_timed:
-            self._clock.tick("drawn" if drawn else "uniform")
+            self._clock.tick("drawn" if drawn else "uniform", waited=look is not Look.AWAY)
         self._closed_steps = 0 if drawn else self._closed_steps + 1
         if self._closed_steps == MEASURED_FOR:
             self._clock.forget("drawn")

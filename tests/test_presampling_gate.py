@@ -12,7 +12,7 @@ from approx_is import VarianceGate
 from approx_is.gate import AlwaysOpen, Look
 from approx_is.gates import make_gate
 from approx_is.predictor_gate import PredictorGate
-from approx_is.presampling_gate import ENOUGH_STEPS, MEASURED_FOR, PresamplingGate
+from approx_is.presampling_gate import ENOUGH_STEPS, MEASURED_FOR, SETTLE_STEPS, PresamplingGate
 
 ONES = torch.ones(4)
 
@@ -86,9 +86,24 @@ class TestThreshold:
         assert make(2.0, relative_cost=1.5).threshold == 2.0
 
 
+def looks(gate, steps):
+    """Return what it does with uniform batches."""
+    found = []
+    for _ in range(steps):
+        found.append(gate.look(drawn=False))
+        gate.end_step(found[-1], drawn=False)
+    return found
+
+
 def test_uniform_batches_are_only_glanced_at():
-    assert make().look(drawn=False) is Look.GLANCE
+    assert looks(make(threshold=1.5), 100) == [Look.GLANCE] * 100
     assert make().look(drawn=True) is Look.LEARN
+
+
+def test_and_only_two_in_eight_where_the_threshold_is_measured():
+    found = looks(make(), SETTLE_STEPS + 16)
+    assert found[:SETTLE_STEPS] == [Look.GLANCE] * SETTLE_STEPS
+    assert found[SETTLE_STEPS:] == ([Look.GLANCE] * 2 + [Look.AWAY] * 6) * 2
 
 
 def test_a_restored_gate_goes_on_as_the_original():
