@@ -63,7 +63,7 @@ class VarianceGate:
     decay: float = 0.9
     margin: float = 0.1
     relative_cost: float | None = None
-    budget: float = 0.015
+    budget: float = 0.01
     rate: float = 0.02
 
     def __post_init__(self) -> None:

@@ -45,7 +45,7 @@ FIRST_REST, LONGEST_REST = 256, 8_192
 LARGEST_DEBT, LARGEST_CREDIT = 20.0, 1e9
 """Steps' time that can be owed and saved up; a debt beyond it is one of a machine that slowed down, not of learning."""
 
-LEAST_ADVANCE, LARGEST_ADVANCE = 2.0, 20.0
+LEAST_ADVANCE, LARGEST_ADVANCE = 2.0, 5.0
 """Steps' time that is advanced to learn from."""
 
 

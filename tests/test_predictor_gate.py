@@ -324,8 +324,8 @@ class TestLooksAway:
 
 
 def test_the_first_epoch_is_advanced_up_to_a_bound(monkeypatch):
-    gates = [PredictorGate(VarianceGate(budget=0.5), epoch_steps=steps) for steps in (1, 10, 1e6)]
-    assert [gate.state_dict()["credit"] for gate in gates] == [LEAST_ADVANCE, 5.0, LARGEST_ADVANCE]
+    gates = [PredictorGate(VarianceGate(budget=0.5), epoch_steps=steps) for steps in (1, 6, 1e6)]
+    assert [gate.state_dict()["credit"] for gate in gates] == [LEAST_ADVANCE, 3.0, LARGEST_ADVANCE]
 
 
 class TestState:
