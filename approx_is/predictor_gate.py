@@ -39,6 +39,9 @@ PLAIN_DRAW_EVERY = 64
 ENOUGH_STEPS = 8
 """Steps of a kind before its time is believed."""
 
+REMEASURE_EVERY = 4_096
+"""Steps after which a closed gate measures anew what learning takes: the machine may have been busy."""
+
 FIRST_REST, LONGEST_REST = 256, 8_192
 """Steps that a gate stays closed after it had to close: doubled each time, so that it cannot flap for ever."""
 
@@ -155,11 +158,15 @@ class PredictorGate:
         self._steps += 1
         self._rest = max(0, self._rest - 1)
         self._charge(kind)
+        if self._steps % REMEASURE_EVERY == 0 and not self._open and self._trial == 0:
+            self._clock.forget("learning")
         if look is not Look.AWAY:
             self._decide()
         if kind == "learning" and self._trial > 0:
             self._trial -= 1
-            if self._trial == 0:
+            if self._trial == self._trial_steps // 2:  # by now everyone has been predicted
+                self._predicted.reset()
+            elif self._trial == 0:
                 self._end_trial()
 
     @property
@@ -249,8 +256,11 @@ class PredictorGate:
 
     def _surcharge(self, kind: str) -> float | None:
         if self._options.relative_cost is None:
-            ratio = self._clock.ratio(kind, "plain")
-            return None if math.isnan(ratio) else max(0.0, ratio - 1)
+            ratios = [self._clock.ratio("learning", "plain")]  # which includes remembering
+            if kind == "remembering":
+                ratios.append(self._clock.ratio(kind, "plain"))
+            known = [ratio for ratio in ratios if not math.isnan(ratio)]
+            return max(0.0, min(known) - 1) if known else None
         return self._options.relative_cost - 1 if kind == "learning" else 0.0
 
     def _decide(self) -> None:
@@ -265,9 +275,7 @@ class PredictorGate:
             self._trial = 0
             self._move(to_open=True)
         elif self._trial > 0:
-            if (
-                self._trial <= self._trial_steps // 2 and self.variance_ratio < 1
-            ):  # by now it should be better than that
+            if self._trial <= self._trial_steps // 4 and self.variance_ratio < 1:
                 self._end_trial()
         elif self._rest == 0 and self._is_dear and self._deserves_trial(cost):
             self._trial = self._trial_steps
