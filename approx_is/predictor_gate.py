@@ -71,7 +71,8 @@ class PredictorGate:
 
     def __init__(self, options: VarianceGate, *, epoch_steps: float) -> None:
         self._options = options
-        self._trial_steps = math.ceil(epoch_steps) + PATIENCE
+        self._trial_steps = math.ceil(epoch_steps) + 2 * PATIENCE
+        self._half_epoch = math.ceil(epoch_steps / 2)
         self._ideal = MovingAverage(IDEAL_RATE, 2)  # means of v² and v over the data set
         self._predicted = VarianceEvidence(options.rate)  # of draws by prediction
         self._remembered = VarianceEvidence(options.rate)  # of draws by the last observation
@@ -164,7 +165,7 @@ class PredictorGate:
             self._decide()
         if kind == "learning" and self._trial > 0:
             self._trial -= 1
-            if self._trial == self._trial_steps // 2:  # by now everyone has been predicted
+            if self._trial == self._trial_steps - self._half_epoch:  # by now everyone has been predicted
                 self._predicted.reset()
             elif self._trial == 0:
                 self._end_trial()
@@ -256,11 +257,10 @@ class PredictorGate:
 
     def _surcharge(self, kind: str) -> float | None:
         if self._options.relative_cost is None:
-            ratios = [self._clock.ratio("learning", "plain")]  # which includes remembering
-            if kind == "remembering":
-                ratios.append(self._clock.ratio(kind, "plain"))
-            known = [ratio for ratio in ratios if not math.isnan(ratio)]
-            return max(0.0, min(known) - 1) if known else None
+            ratio = self._clock.ratio(kind, "plain")
+            if kind == "remembering":  # is part of learning
+                ratio = min(ratio, self._clock.ratio("learning", "plain"))
+            return None if math.isnan(ratio) else max(0.0, ratio - 1)
         return self._options.relative_cost - 1 if kind == "learning" else 0.0
 
     def _decide(self) -> None:

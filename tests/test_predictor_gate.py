@@ -134,15 +134,15 @@ class TestTrial:
 
     def test_is_held_once_the_last_observations_foretell_enough(self, monkeypatch):
         world = World(monkeypatch, rare, cost=0.25)
-        world.run(75)
+        world.run(70)
         assert world.learned <= 12  # to know what it takes
-        world.run(300)
+        world.run(450)
         assert world.gate.is_open
         assert world.learned > 200
 
     def test_is_not_held_where_they_do_not(self, monkeypatch):
         world = World(monkeypatch, Unpredictable(), cost=0.5)
-        world.run(600)
+        world.run(1500)
         assert world.learned <= 12
         assert "by the last observation" in world.gate.verdict
 
@@ -178,7 +178,7 @@ class TestPlainSteps:
 
     def test_show_when_plain_steps_have_become_faster(self, monkeypatch):
         world = World(monkeypatch, rare, cost=0.3)
-        world.run(500)
+        world.run(1000)
         assert world.gate.is_open
         world.plain = 0.02  # an eighth of what would pay
         world.run(40 * PLAIN_DRAW_EVERY)
