@@ -13,7 +13,13 @@ from torch import Tensor
 from approx_is.checks import check_number
 from approx_is.state import check_like
 
-__all__ = ["AlwaysOpen", "Gate", "Look", "VarianceGate"]
+__all__ = ["PLAIN_DRAW_EVERY", "SETTLE_STEPS", "AlwaysOpen", "Gate", "Look", "VarianceGate"]
+
+SETTLE_STEPS = 16
+"""First steps, all plain and looked at, where times are measured: they show what a step takes without."""
+
+PLAIN_DRAW_EVERY = 64
+"""Steps between two plain ones while a gate that measures times is open."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from approx_is.diagnostics import increment_of_moments
-from approx_is.gate import Look, VarianceGate
+from approx_is.gate import PLAIN_DRAW_EVERY, SETTLE_STEPS, Look, VarianceGate
 from approx_is.moving_average import MovingAverage
 from approx_is.state import check_at_least, check_like
-from approx_is.step_clock import StepClock
+from approx_is.step_clock import ENOUGH_STEPS, StepClock
+from approx_is.time_credit import TimeCredit
 from approx_is.variance_evidence import PATIENCE, VarianceEvidence
 
 __all__ = ["PredictorGate"]
@@ -27,29 +28,14 @@ GLANCE_EVERY = 32
 IDEAL_RATE = 0.1
 """Of the moving average that says what ideal draws would gain: few looks must do."""
 
-SETTLE_STEPS = 16
-"""First steps, in which nothing is learned: they show what a step takes without."""
-
 PLAIN_EVERY = 32
 """Steps between two that are left out of learning, to measure what a step takes without."""
-
-PLAIN_DRAW_EVERY = 64
-"""Steps between two plain ones while the gate is open."""
-
-ENOUGH_STEPS = 8
-"""Steps of a kind before its time is believed."""
 
 REMEASURE_EVERY = 4_096
 """Steps after which a closed gate measures anew what learning takes: the machine may have been busy."""
 
 FIRST_REST, LONGEST_REST = 256, 8_192
 """Steps that a gate stays closed after it had to close: doubled each time, so that it cannot flap for ever."""
-
-LARGEST_DEBT, LARGEST_CREDIT = 20.0, 1e9
-"""Steps' time that can be owed and saved up; a debt beyond it is one of a machine that slowed down, not of learning."""
-
-LEAST_ADVANCE, LARGEST_ADVANCE = 2.0, 5.0
-"""Steps' time that is advanced to learn from."""
 
 
 class PredictorGate:
@@ -80,9 +66,8 @@ class PredictorGate:
         self._open = False
         self._steps = 0
         self._trial = 0  # steps left of it
-        self._uncharged = 0  # steps that learned before it was known what that takes
         self._rest, self._next_rest = 0, FIRST_REST
-        self._credit = min(max(options.budget * epoch_steps, LEAST_ADVANCE), LARGEST_ADVANCE)
+        self._credit = TimeCredit(options.budget, epoch_steps=epoch_steps)
         self._would_pay = False  # whether ideal draws would
 
     @property
@@ -111,9 +96,8 @@ class PredictorGate:
         if self._options.relative_cost is not None:
             return self._options.relative_cost
         kind = "drawn" if self._clock.count("drawn") >= ENOUGH_STEPS else "learning"
-        if min(self._clock.count(kind), self._clock.count("plain")) < ENOUGH_STEPS:
-            return math.nan
-        return max(1.0, self._clock.ratio(kind, "plain"))
+        ratio = self._clock.believed_ratio(kind, "plain")
+        return ratio if math.isnan(ratio) else max(1.0, ratio)
 
     def look(self, *, drawn: bool) -> Look:
         """Return how much the next update does."""
@@ -123,7 +107,7 @@ class PredictorGate:
             return Look.GLANCE
         if self._would_pay and self._trial > 0:
             return Look.LEARN
-        if self._would_pay and self._credit >= 0:
+        if self._would_pay and self._credit.value >= 0:
             return Look.REMEMBER if self._is_dear else Look.LEARN
         next_is_timed = math.isnan(self.relative_cost) or self._steps % PLAIN_EVERY == PLAIN_EVERY - 1
         if self._would_pay and next_is_timed:  # from wait to wait
@@ -209,27 +193,26 @@ class PredictorGate:
             "open": self._open,
             "steps": self._steps,
             "trial": self._trial,
-            "uncharged": self._uncharged,
             "rest": self._rest,
             "next_rest": self._next_rest,
-            "credit": self._credit,
+            "credit": self._credit.state_dict(),
             "would_pay": self._would_pay,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state; raise `ValueError` before changing anything if it does not fit."""
         self.check_state_dict(state)
-        for name in ("ideal", "predicted", "remembered", "clock"):
+        for name in ("ideal", "predicted", "remembered", "clock", "credit"):
             getattr(self, f"_{name}").load_state_dict(state[name])
-        for name in ("open", "steps", "trial", "uncharged", "rest", "next_rest", "credit", "would_pay"):
+        for name in ("open", "steps", "trial", "rest", "next_rest", "would_pay"):
             setattr(self, f"_{name}", state[name])
 
     def check_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raise `ValueError` unless `load_state_dict` would accept the state."""
         where = "load_state_dict(state)['gate']"
         check_like(state, self.state_dict(), where, skip=("clock",))
-        check_at_least(state, {"steps": 0, "trial": 0, "uncharged": 0, "rest": 0, "next_rest": FIRST_REST}, where)
-        for name in ("ideal", "predicted", "remembered", "clock"):
+        check_at_least(state, {"steps": 0, "trial": 0, "rest": 0, "next_rest": FIRST_REST}, where)
+        for name in ("ideal", "predicted", "remembered", "clock", "credit"):
             getattr(self, f"_{name}").check_state_dict(state[name])
 
     @property
@@ -243,25 +226,15 @@ class PredictorGate:
         return self.relative_cost > 1 + self._options.budget  # not while it is unknown
 
     def _charge(self, kind: str) -> None:
-        self._credit = min(self._credit + self._options.budget, LARGEST_CREDIT)
-        if kind == "remembering":
-            self._credit -= self._surcharge(kind) or 0.0
+        self._credit.earn()
+        if self._options.relative_cost is not None:
+            if kind == "learning":
+                self._credit.spend_learning(self._options.relative_cost - 1)
         elif kind == "learning":
-            surcharge = self._surcharge(kind)
-            if surcharge is None:
-                self._uncharged += 1
-            else:
-                self._credit -= (1 + self._uncharged) * surcharge
-                self._uncharged = 0
-        self._credit = max(self._credit, -LARGEST_DEBT)
-
-    def _surcharge(self, kind: str) -> float | None:
-        if self._options.relative_cost is None:
-            ratio = self._clock.ratio(kind, "plain")
-            if kind == "remembering":  # is part of learning
-                ratio = min(ratio, self._clock.ratio("learning", "plain"))
-            return None if math.isnan(ratio) else max(0.0, ratio - 1)
-        return self._options.relative_cost - 1 if kind == "learning" else 0.0
+            self._credit.spend_learning(_surcharge(self._clock.ratio(kind, "plain")))
+        elif kind == "remembering":
+            ratio = min(self._clock.ratio(kind, "plain"), self._clock.ratio("learning", "plain"))  # is part of it
+            self._credit.spend(0.0 if math.isnan(ratio) else _surcharge(ratio))
 
     def _decide(self) -> None:
         cost, target = self.relative_cost, 1 + self._options.margin
@@ -283,7 +256,7 @@ class PredictorGate:
 
     def _deserves_trial(self, cost: float) -> bool:
         foretold = self._remembered.ratio / cost >= 1 + self._options.margin
-        return foretold or self._credit >= self._trial_steps * (cost - 1)
+        return foretold or self._credit.value >= self._trial_steps * (cost - 1)
 
     def _end_trial(self) -> None:
         self._trial = 0
@@ -301,3 +274,7 @@ class PredictorGate:
         logger.info("Gate %s", self.verdict)
         self._predicted.reset()
         self._remembered.reset()
+
+
+def _surcharge(ratio: float) -> float:
+    return ratio if math.isnan(ratio) else max(0.0, ratio - 1)

@@ -10,25 +10,16 @@ from typing import Any
 from torch import Tensor
 
 from approx_is.diagnostics import batch_increment
-from approx_is.gate import Look, VarianceGate
+from approx_is.gate import PLAIN_DRAW_EVERY, SETTLE_STEPS, Look, VarianceGate
 from approx_is.state import check_at_least, check_like
-from approx_is.step_clock import StepClock
+from approx_is.step_clock import ENOUGH_STEPS, StepClock
 
 __all__ = ["PresamplingGate"]
 
 logger = logging.getLogger(__name__)
 
-ENOUGH_STEPS = 8
-"""Steps of a kind before its time is believed."""
-
-SETTLE_STEPS = 16
-"""First steps, all of which are looked at."""
-
 GLANCE_EVERY = 8
 """Steps between two looks while the gate is closed; each is at two steps, so that the second can be timed."""
-
-PLAIN_EVERY = 64
-"""Steps between two plain ones while the gate is open, for the time that they take."""
 
 MEASURED_FOR = 4_096
 """Closed steps after which the time that presampling took is measured anew: the machine may have been busy then."""
@@ -75,7 +66,7 @@ class PresamplingGate:
     @property
     def wants_plain_step(self) -> bool:
         """Whether the next draw is to be a plain one although the gate is open."""
-        return self._is_timed and self._steps % PLAIN_EVERY == 0
+        return self._is_timed and self._steps % PLAIN_DRAW_EVERY == 0
 
     @property
     def tau(self) -> float:
@@ -161,7 +152,5 @@ class PresamplingGate:
     def _relative_cost(self) -> float:
         if self._options.relative_cost is not None:
             return self._options.relative_cost
-        if min(self._clock.count("drawn"), self._clock.count("uniform")) < ENOUGH_STEPS:
-            return 1.0
-        ratio = self._clock.ratio("drawn", "uniform")
+        ratio = self._clock.believed_ratio("drawn", "uniform")
         return 1.0 if math.isnan(ratio) else ratio

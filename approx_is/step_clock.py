@@ -11,7 +11,10 @@ from typing import Any
 
 from approx_is.state import check_like
 
-__all__ = ["StepClock"]
+__all__ = ["ENOUGH_STEPS", "StepClock"]
+
+ENOUGH_STEPS = 8
+"""Steps of a kind before its time is believed."""
 
 DROPPED = 1
 """First steps of a kind that are not counted: they allocate, compile and fill caches."""
@@ -61,6 +64,10 @@ class StepClock:
         """Return how many times as long a step of one kind takes as one of the other; NaN if not known yet."""
         median, base_median = self.median(kind), self.median(base)
         return median / base_median if base_median > 0 else math.nan
+
+    def believed_ratio(self, kind: str, base: str) -> float:
+        """Return `ratio`; NaN while there are too few steps of either kind to believe it."""
+        return self.ratio(kind, base) if min(self.count(kind), self.count(base)) >= ENOUGH_STEPS else math.nan
 
     def forget(self, kind: str) -> None:
         """Forget the steps of that kind."""

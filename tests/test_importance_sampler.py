@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from approx_is import AdaptiveSmoothing, Draw, ImportanceSampler, VarianceGate
-from approx_is.gate import Look
-from approx_is.predictor_gate import SETTLE_STEPS
+from approx_is.gate import SETTLE_STEPS, Look
 from approx_is.predictors import LastLossPredictor, UniformPredictor
 
 every_configuration = pytest.mark.parametrize(("predictor", "options"), laws.CONFIGURATIONS, ids=laws.CONFIGURATION_IDS)

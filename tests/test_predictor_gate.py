@@ -7,18 +7,15 @@ import torch
 from laws import assert_same, assert_same_draws, assert_unchanged, steady_losses, through_file, train
 
 from approx_is import ImportanceSampler, VarianceGate
-from approx_is.gate import Look
+from approx_is.gate import PLAIN_DRAW_EVERY, SETTLE_STEPS, Look
 from approx_is.predictor_gate import (
     FIRST_REST,
     GLANCE_EVERY,
-    LARGEST_ADVANCE,
-    LEAST_ADVANCE,
-    PLAIN_DRAW_EVERY,
     PLAIN_EVERY,
-    SETTLE_STEPS,
     PredictorGate,
 )
 from approx_is.predictors import LastLossPredictor
+from approx_is.time_credit import LARGEST_ADVANCE, LEAST_ADVANCE
 from approx_is.variance_evidence import PATIENCE
 
 N, B = 1000, 50
@@ -325,7 +322,7 @@ class TestLooksAway:
 
 def test_the_first_epoch_is_advanced_up_to_a_bound(monkeypatch):
     gates = [PredictorGate(VarianceGate(budget=0.5), epoch_steps=steps) for steps in (1, 6, 1e6)]
-    assert [gate.state_dict()["credit"] for gate in gates] == [LEAST_ADVANCE, 3.0, LARGEST_ADVANCE]
+    assert [gate.state_dict()["credit"]["credit"] for gate in gates] == [LEAST_ADVANCE, 3.0, LARGEST_ADVANCE]
 
 
 class TestState:
@@ -354,7 +351,8 @@ class TestState:
         ("entry", "value", "message"),
         [
             ("trial", -1, "must be at least 0"),
-            ("credit", math.nan, "must be finite"),
+            ("credit", {"credit": math.nan, "uncharged": 0}, "must be finite"),
+            ("credit", {"credit": 0.0, "uncharged": -1}, "must be at least 0"),
             ("open", 1, "must be of type bool"),
             ("clock", {}, "StepClock.load_state_dict"),
             ("ideal", {}, "has not the expected entries"),

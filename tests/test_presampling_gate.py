@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from laws import assert_unchanged, through_file
 
 from approx_is import VarianceGate
-from approx_is.gate import AlwaysOpen, Look
+from approx_is.gate import SETTLE_STEPS, AlwaysOpen, Look
 from approx_is.gates import make_gate
 from approx_is.predictor_gate import PredictorGate
-from approx_is.presampling_gate import ENOUGH_STEPS, MEASURED_FOR, SETTLE_STEPS, PresamplingGate
+from approx_is.presampling_gate import MEASURED_FOR, PresamplingGate
+from approx_is.step_clock import ENOUGH_STEPS
 
 ONES = torch.ones(4)
 
