@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import operator
 
 import torch
 from torch import Tensor
 
-__all__ = ["check_importance", "check_indices", "check_not_negative", "check_number", "check_positive", "check_seed"]
+__all__ = [
+    "are_importances",
+    "check_importance",
+    "check_indices",
+    "check_not_negative",
+    "check_number",
+    "check_positive",
+    "check_seed",
+]
 
 
 def check_positive(value: int, argument: str, *, at_most: int | None = None) -> int:
@@ -28,8 +37,16 @@ def check_importance(values: Tensor, shape: torch.Size, argument: str) -> None:
         raise TypeError(f"`{argument}` must be a tensor; got {type(values).__name__}.")
     if values.shape != shape:
         raise ValueError(f"`{argument}` must have shape {list(shape)}, one value each; got {list(values.shape)}.")
-    if not bool((values.isfinite() & (values >= 0)).all()):
+    if not are_importances(values):
         raise ValueError(f"`{argument}` must be finite and at least 0. Leave other entries out.")
+
+
+def are_importances(values: Tensor) -> bool:
+    """Return whether all values, real [...], are finite and non-negative; waits for their device."""
+    if values.numel() == 0:
+        return True
+    lowest, highest = values.aminmax()  # NaN if any is
+    return float(lowest) >= 0 and float(highest) < math.inf
 
 
 def check_number(value: float, argument: str) -> float:

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from approx_is.checks import check_importance, check_indices, check_positive
 from approx_is.state import check_like
+from approx_is.tree_levels import descend, set_leaves
 
 __all__ = ["SumTree"]
 
-FAN_OUT = 64
-"""Children a node: a draw reads one row of 64 a level, which costs little more than reading two."""
+FAN_OUT = 32
+"""Children a node: a draw reads one row of 32 a level, which costs little more than reading two."""
 
-TOP_WIDTH = 4096
+TOP_WIDTH = 16_384
 """Nodes of the top level at most; it is searched whole."""
 
 CHUNK = 65_536
@@ -32,7 +33,7 @@ class SumTree:
 
     Leaves are float32, sums float64, recomputed from the children at each update, so that rounding errors do not
     accumulate. Four levels reach 1e9 items; a draw and an update of B items cost O(B log N) in a fixed number of calls.
-    Takes 4.13 bytes an item.
+    Takes 4.26 bytes an item.
 
     Args:
         num_items: number of items N.
@@ -54,15 +55,11 @@ class SumTree:
         self.num_items = check_positive(num_items, "SumTree(num_items=...)")
         self.device = torch.device(device)
         rows = math.ceil(num_items / FAN_OUT)
-        self._leaves = torch.zeros(rows, FAN_OUT, dtype=torch.float32, device=self.device)
-        self._sums: list[
-            Tensor
-        ] = []  # from the parents of the leaves up to the top, [rows, FAN_OUT] but for the top, [≤ TOP_WIDTH]
+        self._levels = [torch.zeros(rows, FAN_OUT, dtype=torch.float32, device=self.device)]  # the leaves, see below
         while rows > TOP_WIDTH:
-            parents = math.ceil(rows / FAN_OUT)
-            self._sums.append(torch.zeros(parents, FAN_OUT, dtype=torch.float64, device=self.device))
-            rows = parents
-        self._sums.append(torch.zeros(rows, dtype=torch.float64, device=self.device))
+            rows = math.ceil(rows / FAN_OUT)
+            self._levels.append(torch.zeros(rows, FAN_OUT, dtype=torch.float64, device=self.device))
+        self._levels.append(torch.zeros(rows, dtype=torch.float64, device=self.device))
 
     def update(self, indices: Tensor, values: Tensor) -> None:
         """Set the weights of items.
@@ -81,25 +78,21 @@ class SumTree:
 
     def set_values(self, indices: Tensor, values: Tensor) -> None:
         """Update without checks what is already on the device, float32, finite and non-negative, see `update`."""
-        self._leaves.view(-1)[indices] = values
-        children, rows = self._leaves, indices // FAN_OUT
-        for sums in self._sums:
-            for chunk in torch.split(rows, CHUNK):
-                sums.view(-1)[chunk] = children[chunk].sum(1, dtype=torch.float64)
-            children, rows = sums, rows // FAN_OUT
+        for start in range(0, len(indices), CHUNK):
+            set_leaves(self._levels, indices[start : start + CHUNK], values[start : start + CHUNK])
 
     def values(self, indices: Tensor) -> Tensor:
         """Return the weights of items, float32 [B]."""
-        return self._leaves.view(-1)[indices]
+        return self._levels[0].view(-1).index_select(0, indices)
 
     def all_values(self) -> Tensor:
         """Return the weights of all items, float32 [N]; a view, not a copy."""
-        return self._leaves.view(-1)[: self.num_items]
+        return self._levels[0].view(-1)[: self.num_items]
 
     @property
     def total(self) -> Tensor:
         """Sum of all weights, a float64 scalar on the tree's device."""
-        return self._sums[-1].sum()
+        return self._levels[-1].sum()
 
     def draw(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw items with replacement, each with probability weight / total.
@@ -114,38 +107,30 @@ class SumTree:
         Raises:
             ValueError: all weights are 0.
         """
-        if not bool(self.total > 0):
+        if not float(self.total) > 0:
             raise ValueError("`SumTree.draw` needs a positive weight; all are 0. Set some with `update`.")
         return self.descend(self.uniforms(count, generator))
 
     def uniforms(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Return the random numbers that `count` draws consume, float64 [levels, B] in [0, 1)."""
-        levels = len(self._sums) + 1
-        random = torch.rand(levels, count, dtype=torch.float64, generator=generator, device=self.device)
+        random = torch.rand(len(self._levels), count, dtype=torch.float64, generator=generator, device=self.device)
         return random.clamp_(max=LARGEST_UNIFORM)
 
     def descend(self, uniforms: Tensor) -> Tensor:
         """Return the items that random numbers [levels, B] lead to, int64 [B]; arbitrary ones if all weights are 0."""
         if uniforms.shape[1] > CHUNK:
             return torch.cat([self.descend(chunk) for chunk in torch.split(uniforms, CHUNK, dim=1)])
-        cumulative = self._sums[-1].cumsum(0)
-        node = torch.searchsorted(cumulative, uniforms[0] * cumulative[-1], right=True)
-        for uniform, children in zip(uniforms[1:], (*reversed(self._sums[:-1]), self._leaves), strict=True):
-            node.clamp_(max=len(children) - 1)  # bites only if all weights are 0, and every sum is passed over
-            cumulative = children[node].cumsum(1, dtype=torch.float64)
-            target = uniform * cumulative[:, -1]
-            node = node * FAN_OUT + (cumulative <= target.unsqueeze(1)).sum(1)
-        return node.clamp_(max=self.num_items - 1)
+        return descend(self._levels, uniforms).clamp_(max=self.num_items - 1)
 
     def state_dict(self) -> dict[str, Any]:
         """Return leaves and sums (not copied)."""
-        return {"leaves": self.all_values(), "sums": list(self._sums)}
+        return {"leaves": self.all_values(), "sums": self._levels[1:]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Copy a state into the tree; raise `ValueError` before changing anything if it does not fit."""
         self.check_state_dict(state)
         self.all_values().copy_(state["leaves"])
-        for sums, loaded in zip(self._sums, state["sums"], strict=True):
+        for sums, loaded in zip(self._levels[1:], state["sums"], strict=True):
             sums.copy_(loaded)
 
     def check_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -12,7 +12,8 @@ from laws import assert_frequencies, assert_same, assert_unchanged, snapshot, th
 from approx_is import SumTree
 from approx_is.sum_tree import FAN_OUT, LARGEST_UNIFORM, TOP_WIDTH
 
-SIZES = [1, 63, 64, 65, 4096, 262_143, 262_144, 262_145]
+ONE_LEVEL = FAN_OUT * TOP_WIDTH
+SIZES = [1, FAN_OUT - 1, FAN_OUT, FAN_OUT + 1, 65, 4096, ONE_LEVEL - 1, ONE_LEVEL, ONE_LEVEL + 1]
 LARGE = 2**25
 
 
@@ -121,7 +122,7 @@ def test_a_single_weighted_item_is_always_drawn(size, place):
     assert tree.descend(grid).unique().tolist() == [item]
 
 
-@given(st.sampled_from([1, 2, 63, 64, 65, 200]), st.integers(0, 2**31), st.sampled_from([1e-30, 1.0, 1e30]))
+@given(st.sampled_from([1, 2, 31, 32, 33, 63, 64, 65, 200]), st.integers(0, 2**31), st.sampled_from([1e-30, 1.0, 1e30]))
 def test_items_of_weight_0_are_not_drawn_at_the_ends_of_the_unit_interval(size, seed, scale):
     weights = random_weights(size, seed, 0.7) * np.float32(scale)
     weights[size // 2] = scale
@@ -134,13 +135,13 @@ def test_items_of_weight_0_are_not_drawn_at_the_ends_of_the_unit_interval(size, 
 @pytest.mark.parametrize("size", SIZES)
 def test_uniforms_are_one_a_level_and_below_the_largest(size):
     uniforms = SumTree(size).uniforms(1000, torch.Generator().manual_seed(0))
-    assert uniforms.shape == (2 if size <= 262_144 else 3, 1000)
+    assert uniforms.shape == (2 if size <= ONE_LEVEL else 3, 1000)
     assert uniforms.dtype == torch.float64
     assert bool(((uniforms >= 0) & (uniforms <= LARGEST_UNIFORM)).all())
     assert LARGEST_UNIFORM < 1
 
 
-@given(st.lists(st.integers(0, 9), min_size=1, max_size=64).filter(any))
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=FAN_OUT).filter(any))
 def test_a_uniform_in_the_leaf_row_picks_as_in_a_list_of_copies(weights):
     tree = make_tree(weights)
     copies = np.repeat(np.arange(len(weights)), weights)
@@ -149,7 +150,7 @@ def test_a_uniform_in_the_leaf_row_picks_as_in_a_list_of_copies(weights):
 
 
 @given(
-    st.sampled_from([1, 63, 64, 65, 300, 4097]),
+    st.sampled_from([1, 31, 32, 33, 63, 64, 65, 300, 4097]),
     st.lists(
         st.lists(st.tuples(st.integers(0, 2**31), st.floats(0, 2.0**60, width=32)), max_size=10),
         max_size=20,
@@ -202,7 +203,7 @@ def test_an_item_may_appear_twice_with_the_same_weight():
     assert tree.values(torch.tensor([70, 3, 4])).tolist() == [2.0, 1.0, 0.0]
 
 
-@pytest.mark.parametrize("size", [3, 65, 300])
+@pytest.mark.parametrize("size", [3, 33, 65, 300])
 def test_draws_follow_the_weights(size):
     weights = random_weights(size, share_of_zeros=0.3)
     weights[1] = 50.0
@@ -248,7 +249,7 @@ def test_states_come_back_through_a_file(size):
     assert torch.equal(restored.draw(20, generators[0]), tree.draw(20, generators[1]))
 
 
-@pytest.mark.parametrize("other", [64, 66, 262_145])
+@pytest.mark.parametrize("other", [64, 66, ONE_LEVEL + 1])
 def test_a_state_of_another_size_changes_nothing(other):
     tree = make_tree(random_weights(65))
     with assert_unchanged(tree), pytest.raises(ValueError, match=r"SumTree\.load_state_dict\(state\)"):
