@@ -41,12 +41,12 @@ def check_importance(values: Tensor, shape: torch.Size, argument: str) -> None:
         raise ValueError(f"`{argument}` must be finite and at least 0. Leave other entries out.")
 
 
-def are_importances(values: Tensor) -> bool:
-    """Return whether all values, real [...], are finite and non-negative; waits for their device."""
+def are_importances(values: Tensor, *, below: float = math.inf) -> bool:
+    """Return whether all values, real [...], are in [0, below); waits for their device."""
     if values.numel() == 0:
         return True
-    lowest, highest = values.aminmax()  # NaN if any is
-    return float(lowest) >= 0 and float(highest) < math.inf
+    lowest, highest = values.detach().aminmax()  # NaN if any is
+    return float(lowest) >= 0 and float(highest) < below
 
 
 def check_number(value: float, argument: str) -> float:

@@ -24,20 +24,20 @@ class ClassMean:
 
     def __init__(self, num_classes: int, *, decay: float = 0.99, device: torch.device | str = "cpu") -> None:
         self._decay = decay
-        self._sums = torch.zeros(
-            2, num_classes, dtype=torch.float64, device=device
-        )  # of weighted importances, of weights
+        # of weighted importances, of weights
+        self._sums = torch.zeros(2, num_classes, dtype=torch.float64, device=device)
+        self._rows = torch.arange(2, device=device).unsqueeze(1)
 
     def update(self, labels: Tensor, observed: Tensor, weights: Tensor) -> None:
         """Take in a batch: classes int64 [B], observed importances float [B], their unbiased weights float64 [B]."""
-        self._sums[:, labels] *= self._decay  # of classes in the batch only: a rare class keeps its mean
-        batch = torch.stack([weights * observed, weights])
-        self._sums.index_put_((torch.arange(2, device=labels.device).unsqueeze(1), labels), batch, accumulate=True)
+        # of classes in the batch only: a rare class keeps its mean
+        self._sums.index_copy_(1, labels, self._sums.index_select(1, labels) * self._decay)
+        self._sums.index_put_((self._rows, labels), torch.stack([weights * observed, weights]), accumulate=True)
 
     def of(self, labels: Tensor) -> Tensor:
         """Return the mean importance of classes, int64 [B] → float32 [B]; 1 before anything was observed."""
-        importance, weights = self._sums[:, labels]
-        total, total_weight = self._sums.sum(1)
+        importance, weights = self._sums.index_select(1, labels).unbind()
+        total, total_weight = self._sums.sum(1).unbind()
         overall = torch.where(total_weight > 0, total / total_weight, 1.0)
         return torch.where(weights > 0, importance / weights, overall).float()
 

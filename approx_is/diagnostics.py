@@ -37,7 +37,7 @@ NAMES = (
 def effective_sample_size(weights: Tensor) -> Tensor:
     r"""Return :math:`(\sum w)^2 / \sum w^2`, in [1, B]: how many equally weighted draws a batch is worth, a scalar."""
     weights = weights.double()
-    return weights.sum() ** 2 / (weights**2).sum()
+    return weights.sum().square() / weights.dot(weights)
 
 
 def variance_ratio(importance: Tensor, probabilities: Tensor) -> float:
@@ -147,7 +147,9 @@ class RunningDiagnostics:
             self._moments.reset()
         self._uniform = uniform
         importance = unbiased * observed
-        moments = torch.stack([importance, importance * observed, importance**2, unbiased * predicted]).mean(1)
+        moments = torch.stack([importance, importance * observed, importance * importance, unbiased * predicted]).mean(
+            1
+        )
         self._moments.update(torch.cat([moments, effective_sample_size(weights).unsqueeze(0)]))
         return moments[0]
 

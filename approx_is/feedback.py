@@ -8,9 +8,9 @@ from torch import Tensor
 from approx_is.diagnostics import RunningDiagnostics
 from approx_is.draw import Ticket
 from approx_is.drawer import Drawer
+from approx_is.duplicates import average_duplicates
 from approx_is.gain import GainRatio, second_moments
 from approx_is.gate import Look
-from approx_is.history import average_duplicates
 from approx_is.learner import Learner
 from approx_is.observation import Observation
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from approx_is import host
 from approx_is.checks import check_positive
 from approx_is.moving_average import MovingAverage
 from approx_is.state import check_like
@@ -41,7 +42,8 @@ def second_moments(norms: Tensor, unbiased: Tensor, weights: Tensor) -> Tensor:
         (u, q), float64 [2].
     """
     norms = norms.double()
-    return torch.stack([unbiased * norms**2, (weights * norms) ** 2]).mean(1)
+    weighted = weights * norms
+    return torch.stack([(unbiased * norms).dot(norms), weighted.dot(weighted)]) / len(norms)
 
 
 def gain_ratio(variance_ratio: float, signal_share: float, batch_size: int) -> float:
@@ -131,9 +133,9 @@ class GainRatio:
             self._batches = 0
             if not self._moments.is_empty:
                 self._moments.reset()
-        elif moments is not None and all(map(math.isfinite, moments.tolist())):
+        elif moments is not None and not (host.is_on_host(moments) and _is_broken(moments)):
             self._batches += 1
-            self._moments.update(moments if self._moments.is_empty else _capped(moments, self._moments.value))
+            self._moments.update(_capped(moments, self._moments.value))
 
     def end_step(self) -> None:
         """Say that the optimizer has stepped: its gradient was of all draws observed since the last time."""
@@ -200,8 +202,13 @@ class GainRatio:
                 raise ValueError(f"`{where}[{name!r}]` must be at least {least}; got {state[name]}.")
 
 
+def _is_broken(moments: Tensor) -> bool:
+    return not all(map(math.isfinite, moments.tolist()))
+
+
 def _capped(moments: Tensor, averages: Tensor) -> Tensor:
     # one outlier would make the ratio its own, 1 / w, for as long as it is remembered
+    moments = torch.where(moments.isfinite().all(), moments, averages)  # an accelerator was not asked before
     return torch.where(averages > 0, torch.minimum(moments, LARGEST_JUMP * averages), moments)
 
 

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from approx_is.checks import check_importance, check_indices, check_positive
+from approx_is.duplicates import average_duplicates
+from approx_is.gap_codes import GapCodes
 from approx_is.state import check_like
 
-__all__ = ["LossHistory", "average_duplicates"]
+__all__ = ["LossHistory"]
 
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -22,8 +24,9 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 class LossHistory:
     """Remembers the last `window` observed importances of each of N samples, and when they were observed.
 
-    A ring buffer a sample: appending overwrites the oldest observation. Takes `window * (itemsize + 2) + 5` bytes a
-    sample (65 for float32 and window 10): values, bfloat16 gaps between observations, a cursor and the last step.
+    A ring buffer a sample: appending overwrites the oldest observation. With the values are kept the steps between
+    them, as bfloat16, or beside values of 16 bits in a byte each, a cursor and the last step: at window 10 these are 65
+    bytes a sample in float32, and 35 in float16 or bfloat16.
 
     Args:
         num_samples: number of samples N.
@@ -69,15 +72,17 @@ class LossHistory:
             )
         self.device = torch.device(device)
         self.step = 0
-        self._steps_ahead = torch.arange(self.window, device=self.device)
         self._values = self._buffer("values", (num_samples, window), dtype, path)
-        self._gaps = self._buffer(
-            "gaps", (num_samples, window), torch.bfloat16, path
-        )  # steps since the observation before
-        self._writes = self._buffer(
-            "writes", (num_samples,), torch.uint8, path
-        )  # up to window - 1, then window … 2 window - 1 in turn
+        self._gap_codes = GapCodes(self.device) if dtype.itemsize == 2 else None
+        gap_dtype = torch.bfloat16 if self._gap_codes is None else torch.uint8
+        self._gaps = self._buffer("gaps", (num_samples, window), gap_dtype, path)  # since the observation before
+        self._writes = self._buffer("writes", (num_samples,), torch.uint8, path)
         self._last_step = self._buffer("last_step", (num_samples,), torch.int32, path)
+        # the number of writes goes up to window - 1, and then through window … 2 window - 1 again and again
+        writes = torch.arange(2 * window, device=self.device)
+        self._next_writes = torch.where(writes == 2 * window - 1, window, writes + 1).to(torch.uint8)
+        oldest = (writes - window).clamp(min=0).unsqueeze(1)
+        self._slots_in_order = (oldest + torch.arange(window, device=self.device)) % window
 
     def append(self, indices: Tensor, values: Tensor, step: int) -> None:
         """Store one observation a sample; a sample that appears more than once gets the mean of its values.
@@ -101,50 +106,67 @@ class LossHistory:
 
     def append_averaged(self, indices: Tensor, values: Tensor, step: int) -> None:
         """Append without checks what is already on the device and averaged, see `append`."""
-        writes = self._writes[indices].long()
-        slot = writes % self.window
-        dtype = self._values.dtype
-        self._values[indices, slot] = values.to(dtype).clamp(max=torch.finfo(dtype).max)
-        self._gaps[indices, slot] = (step - self._last_step[indices]).to(torch.bfloat16)
-        self._last_step[indices] = step
-        writes += 1
-        self._writes[indices] = torch.where(writes == 2 * self.window, self.window, writes).to(torch.uint8)
+        writes = self._writes.index_select(0, indices)
+        slots = indices * self.window + writes % self.window
+        values = values.to(self._values.dtype).clamp(max=torch.finfo(self._values.dtype).max)
+        gaps = step - self._last_step.index_select(0, indices)
+        self._values.view(-1).index_copy_(0, slots, values)
+        self._gaps.view(-1).index_copy_(0, slots, self._encoded(gaps))
+        self._last_step.index_fill_(0, indices, step)
+        self._writes.index_copy_(0, indices, self._next_writes.index_select(0, writes.int()))
         self.step = step
 
     def recent(self, indices: Tensor) -> Tensor:
         """Return the stored observations, [B, T], oldest first, left-aligned, zero beyond the sample's count."""
-        return self._in_order(self._values, indices)[0]
+        writes = self._writes.index_select(0, indices).int()
+        return self._values.index_select(0, indices).gather(1, self._slots_in_order.index_select(0, writes))
 
     def gaps(self, indices: Tensor, step: int) -> Tensor:
         """Return how many steps passed after each observation, float32 [B, T], aligned as `recent`.
 
-        Until the next observation of the sample, and until `step` for the latest; zero beyond the sample's count.
+        Until the next observation of the sample, and until `step` for the latest; zero beyond the sample's count. Those
+        until the next observation are rounded: to 3 parts in 1000 above 256 steps, or where the history is of 16 bits
+        to 4.6 % above 16.
         """
-        since_previous, counts = self._in_order(self._gaps, indices)
-        after = torch.roll(since_previous.float(), -1, dims=1)
-        latest = (step - self._last_step[indices]).float()
-        is_latest = self._steps_ahead == (counts - 1).unsqueeze(1)
-        return torch.where(is_latest, latest.unsqueeze(1), after) * (self._steps_ahead < counts.unsqueeze(1))
+        return self.read(indices, step)[1]
+
+    def read(self, indices: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return `recent`, `gaps` and `counts` at once, which is faster than one after the other."""
+        writes = self._writes.index_select(0, indices)
+        counts = writes.clamp(max=self.window).long()
+        slots = self._slots_in_order.index_select(0, writes.int())
+        values = self._values.index_select(0, indices).gather(1, slots)
+        before = self._decoded(self._gaps.index_select(0, indices).gather(1, slots))
+        gaps = before.roll(-1, 1)  # what passed after one passed before the next
+        gaps[:, -1] = 0
+        latest = (step - self._last_step.index_select(0, indices)) * (counts > 0)
+        gaps.scatter_(1, (counts - 1).clamp_(min=0).unsqueeze(1), latest.float().unsqueeze(1))
+        return values, gaps, counts
 
     def last(self, indices: Tensor) -> Tensor:
         """Return the latest observation of each sample, [B]; 0 where there is none."""
-        writes = self._writes[indices].long()
-        return self._values[indices, (writes - 1) % self.window]
+        writes = self._writes.index_select(0, indices)
+        slots = indices * self.window + (writes - 1) % self.window  # some slot of zeros where there is none
+        return self._values.view(-1).index_select(0, slots)
 
     def means_after(self, indices: Tensor, values: Tensor) -> Tensor:
         """Return the mean of each sample's window as it would be with `values`, float [B], appended: float32 [B]."""
-        writes = self._writes[indices].long()
-        stored = self._values[indices].float()  # in no order, 0 where nothing is stored yet
+        writes = self._writes.index_select(0, indices).long()
+        stored = self._values.index_select(0, indices).float()  # in no order, 0 where nothing is stored yet
         stored.scatter_(1, (writes % self.window).unsqueeze(1), values.float().unsqueeze(1))
         return stored.sum(1) / (writes + 1).clamp(max=self.window)
 
     def last_step(self, indices: Tensor) -> Tensor:
         """Return the step of the latest observation of each sample, int32 [B]; 0 where there is none."""
-        return self._last_step[indices]
+        return self._last_step.index_select(0, indices)
 
     def counts(self, indices: Tensor) -> Tensor:
         """Return how many observations are stored of each sample, int64 [B] in [0, window]."""
-        return self._writes[indices].long().clamp(max=self.window)
+        return self._writes.index_select(0, indices).clamp(max=self.window).long()
+
+    def have_all_been_seen(self, indices: Tensor) -> bool:
+        """Return whether each of these samples, int64 [B], was observed; waits for an accelerator."""
+        return len(indices) == 0 or int(self._writes.index_select(0, indices).min()) > 0
 
     def coverage(self) -> Tensor:
         """Return the share of samples observed at least once, a scalar. Reads one byte of every sample."""
@@ -184,12 +206,11 @@ class LossHistory:
                 buffer.copy_(state[name])
         self.step = int(state["step"])
 
-    def _in_order(self, buffer: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
-        writes = self._writes[indices].long().unsqueeze(1)
-        start = torch.where(writes > self.window, writes - self.window, 0)
-        rows = buffer[indices]
-        in_order = rows.gather(1, (start + self._steps_ahead) % self.window)
-        return in_order, writes.squeeze(1).clamp(max=self.window)
+    def _encoded(self, gaps: Tensor) -> Tensor:
+        return gaps.to(torch.bfloat16) if self._gap_codes is None else self._gap_codes.encode(gaps)
+
+    def _decoded(self, gaps: Tensor) -> Tensor:
+        return gaps.float() if self._gap_codes is None else self._gap_codes.decode(gaps)
 
     def _buffer(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, path: str | Path | None) -> Tensor:
         if path is None:
@@ -198,32 +219,3 @@ class LossHistory:
         size = int(torch.Size(shape).numel())
         file = str(Path(path) / f"{name}.bin")
         return torch.from_file(file, shared=True, size=size, dtype=dtype).view(shape).zero_()
-
-
-def average_duplicates(indices: Tensor, values: Tensor) -> Tensor:
-    """Return `values` with every entry replaced by the mean over all entries of the same index.
-
-    Deterministic on CPU and CUDA, sums in float64; applying it twice changes nothing.
-
-    Args:
-        indices: int64 [B].
-        values: float [B].
-
-    Returns:
-        Means, dtype and shape of `values`.
-
-    Example:
-        >>> average_duplicates(torch.tensor([7, 2, 7]), torch.tensor([1.0, 5.0, 3.0]))
-        tensor([2., 5., 2.])
-    """
-    ordered, order = indices.sort()
-    starts = ordered[1:] != ordered[:-1]
-    if starts.device.type == "cpu" and bool(starts.all()):
-        return values
-    groups = torch.zeros_like(order)
-    groups[order[1:]] = starts.cumsum(0)
-    # accumulating index_put sorts on CUDA, unlike index_add and scatter_add, whose order of summation varies
-    sums = torch.zeros(values.shape, dtype=torch.float64, device=values.device)
-    sizes = sums.index_put((groups,), torch.ones_like(sums), accumulate=True)
-    sums = sums.index_put((groups,), values.double(), accumulate=True)
-    return (sums / sizes)[groups].to(values.dtype)

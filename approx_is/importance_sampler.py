@@ -33,7 +33,7 @@ from approx_is.weighting import check_exponent
 
 __all__ = ["ImportanceSampler"]
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 
 class ImportanceSampler:
@@ -150,7 +150,7 @@ class ImportanceSampler:
         self.gain = GainRatio(device=self.device)
         self._feedback = Feedback(self._drawer, self._learner, self.gain, self._diagnostics)
         self.step = 0
-        self._not_finite = 0
+        self._not_finite = torch.zeros((), dtype=torch.int64, device=self.device)
 
     @property
     def k(self) -> float:
@@ -317,7 +317,7 @@ class ImportanceSampler:
             "predictor_class": type(self._learner.predictor).__qualname__,
             "gate_class": type(self.gate).__name__,
             "step": self.step,
-            "not_finite": self._not_finite,
+            "not_finite": int(self._not_finite),
             "drawer": self._drawer.state_dict(),
             "learner": self._learner.state_dict(),
             "diagnostics": self._diagnostics.state_dict(),
@@ -337,7 +337,7 @@ class ImportanceSampler:
         self._diagnostics.load_state_dict(state["diagnostics"])
         self.gain.load_state_dict(state["gain"])
         self.step = state["step"]
-        self._not_finite = state["not_finite"]
+        self._not_finite.fill_(state["not_finite"])
 
     def _check_state_dict(self, state: Mapping[str, Any]) -> None:
         reference = self.state_dict()
@@ -358,7 +358,7 @@ class ImportanceSampler:
     def _read(self, draw: Draw, observed: Tensor | Callable[[], Tensor], look: Look) -> Observation | None:
         if look is not Look.AWAY:
             observed = observed() if callable(observed) else observed
-            return Observation.read(draw, observed, self.num_samples, self.device)
+            return Observation.read(draw, observed, self.num_samples, self.device, expected=self._learner.expect)
         if not callable(observed):
             check_per_sample(observed, len(draw), "update(observed)")
         return None

@@ -62,7 +62,7 @@ def check_labels(labels: Any, num_samples: int, num_classes: int | None) -> tupl
 
 def classes_of(labels: Tensor | None, indices: Tensor) -> Tensor:
     """Return the classes of samples, int64 [B]; 0 for all without labels."""
-    return torch.zeros_like(indices) if labels is None else labels[indices].long()
+    return torch.zeros_like(indices) if labels is None else labels.index_select(0, indices).long()
 
 
 def _are_classes(labels: Any, num_samples: int) -> bool:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from approx_is import host
+from approx_is.checks import are_importances
 from approx_is.class_mean import ClassMean
 from approx_is.history import LossHistory
 from approx_is.labels import classes_of
@@ -97,6 +99,8 @@ class Learner:
                 f"`{type(self.predictor).__name__}.predict` must return one value a sample, {list(indices.shape)}; "
                 f"got {list(importance.shape)}."
             )
+        if host.is_on_host(importance) and are_importances(importance) and self._may_judge(indices):
+            return importance
         valid = importance.isfinite() & (importance >= 0)
         if self._judges_unseen:
             self._rejected += (~valid).sum()
@@ -105,6 +109,14 @@ class Learner:
             self._rejected += (seen & ~valid).sum()
             valid &= seen
         return torch.where(valid, importance, self._class_mean.of(classes_of(self._labels, indices)))
+
+    def _may_judge(self, indices: Tensor) -> bool:
+        return self._judges_unseen or self.history.have_all_been_seen(indices)
+
+    def expect(self, indices: Tensor) -> Tensor:
+        """Return the last observations of samples, int64 [B] → float32 [B]; their class's mean where there is none."""
+        mean = self._class_mean.of(classes_of(self._labels, indices))
+        return torch.where(self.history.counts(indices) > 0, self.history.last(indices).float(), mean)
 
     def due(self, indices: Tensor, *, warming_up: bool) -> Tensor:
         """Return whom to predict anew after `indices` were observed: these, and the next ones in turn.

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from approx_is.checks import check_not_negative
+from approx_is import host
+from approx_is.checks import are_importances, check_not_negative
 from approx_is.draw import Draw, check_per_sample
 
 __all__ = ["Observation"]
+
+LARGEST = torch.finfo(torch.float32).max
 
 
 @dataclass(frozen=True)
@@ -22,18 +27,36 @@ class Observation:
         importance: as observed, float32 [B], finite and ≥ 0.
         weights: of their losses, float32 [B].
         unbiased: weights that k = 1 would have, :math:`1/(N p_i)`, float64 [B].
-        num_left_out: how many were not finite.
+        num_left_out: how many were not finite, an integer scalar.
     """
 
     indices: Tensor
     importance: Tensor
     weights: Tensor
     unbiased: Tensor
-    num_left_out: int
+    num_left_out: Tensor | int
 
     @classmethod
-    def read(cls, draw: Draw, observed: Tensor, num_samples: int, device: torch.device) -> Observation:
+    def read(
+        cls,
+        draw: Draw,
+        observed: Tensor,
+        num_samples: int,
+        device: torch.device,
+        *,
+        expected: Callable[[Tensor], Tensor],
+    ) -> Observation:
         """Return what was observed, float [B] of any kind, on `device`.
+
+        What is not finite is left out. An accelerator would have to be waited for to know whether there is any, and so
+        there such an observation, or a negative one, is replaced by what was expected, with weight 0.
+
+        Args:
+            draw: what was drawn.
+            observed: importance of each drawn sample.
+            num_samples: N.
+            device: where the observation is to live.
+            expected: returns what to expect of samples, int64 [B] → float32 [B], finite and ≥ 0.
 
         Raises:
             TypeError: it is no tensor.
@@ -41,14 +64,19 @@ class Observation:
         """
         check_per_sample(observed, len(draw), "update(observed)")
         indices, probabilities, weights = (t.to(device) for t in (draw.indices, draw.probabilities, draw.weights))
+        unbiased = (probabilities * num_samples).reciprocal()
         observed = observed.detach().to(device)
+        if not host.is_on_host(observed):
+            valid = (observed >= 0) & (observed.to(torch.float32) < math.inf)
+            observed = torch.where(valid, observed.to(torch.float32), expected(indices))
+            return cls(indices, observed, weights * valid, unbiased * valid, len(valid) - valid.count_nonzero())
+        if are_importances(observed, below=LARGEST):
+            return cls(indices, observed.to(torch.float32), weights, unbiased, 0)
         check_not_negative(observed, "update(observed)")
         observed = observed.to(torch.float32)
         finite = observed.isfinite()
-        num_left_out = len(finite) - int(finite.count_nonzero())
-        if num_left_out:
-            indices, probabilities, weights, observed = (t[finite] for t in (indices, probabilities, weights, observed))
-        return cls(indices, observed, weights, 1 / (probabilities * num_samples), num_left_out)
+        indices, unbiased, weights, observed = (t[finite] for t in (indices, unbiased, weights, observed))
+        return cls(indices, observed, weights, unbiased, len(finite) - len(observed))
 
     def __len__(self) -> int:
         """Return how many samples there are."""

@@ -59,12 +59,14 @@ class Proposal:
 
     def draw(self, count: int) -> tuple[Tensor, Tensor]:
         """Draw from all samples with replacement; return indices, int64 [B], and their probabilities, float64 [B]."""
-        total, constant = self._tree.total, self.constant
-        normaliser = total + self._num_samples * constant
-        component, position = torch.rand(2, count, dtype=torch.float64, generator=self._generator, device=self.device)
+        total = self._tree.total
+        constant = self._smoothing.constant(total / self._num_samples)
+        random = torch.rand(2, count, dtype=torch.float64, generator=self._generator, device=self.device)
+        component, position = random.unbind()
         from_tree = self._tree.descend(self._tree.uniforms(count, self._generator))
         uniform = (position * self._num_samples).long()
-        indices = torch.where(component * normaliser < total, from_tree, uniform)
+        is_from_tree = component * (total + self._num_samples * constant) < total
+        indices = torch.where(is_from_tree, from_tree, uniform)
         return indices, smoothed_probabilities(self._tree.values(indices), constant, total, self._num_samples)
 
     def draw_candidates(self, size: int) -> Tensor:

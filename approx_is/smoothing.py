@@ -45,7 +45,7 @@ def smoothed_probabilities(
     """
     importance = importance.double()
     normaliser = torch.as_tensor(total + num_samples * constant, dtype=torch.float64, device=importance.device)
-    return torch.where(normaliser > 0, (importance + constant) / normaliser, 1 / num_samples)
+    return torch.where(normaliser > 0, (importance + constant).div_(normaliser), 1 / num_samples)
 
 
 class ConstantSmoothing:
@@ -115,11 +115,13 @@ class AdaptiveSmoothing:
     def constant(self, mean_importance: Tensor) -> Tensor:
         """Return the constant c, a float64 scalar, given the mean predicted importance of all samples."""
         observed = (self._mean / max(self._share, 1e-12)).to(mean_importance.device)
-        return torch.maximum(observed, mean_importance) * max(self._fraction, LEAST_SHARE)
+        return torch.maximum(observed, mean_importance).mul_(max(self._fraction, LEAST_SHARE))
 
     def update(self, observed_mean: Tensor, /) -> None:
         """Take in the observed mean of a batch, a finite float64 scalar that estimates the mean over the data set."""
-        self._mean = self._decay * self._mean.to(observed_mean.device) + (1 - self._decay) * observed_mean
+        if self._mean.device != observed_mean.device:
+            self._mean = self._mean.to(observed_mean.device)
+        self._mean.lerp_(observed_mean, 1 - self._decay)
         self._share = self._decay * self._share + (1 - self._decay)
 
     def state_dict(self) -> dict[str, Any]:

@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from approx_is import host
+
 __all__ = ["descend", "set_leaves"]
 
 Array = NDArray[np.floating]
@@ -28,7 +30,7 @@ def set_leaves(levels: Sequence[Tensor], indices: Tensor, values: Tensor) -> Non
         indices: leaves, int64 [B], on the levels' device.
         values: their weights, float32 [B]; of an index that appears more than once one counts.
     """
-    if levels[0].device.type == "cpu":
+    if host.is_on_host(levels[0]):
         _set_leaves_with_numpy([level.numpy() for level in levels], indices.numpy(), values.numpy())
     else:
         set_leaves_with_torch(levels, indices, values)
@@ -42,7 +44,7 @@ def descend(levels: Sequence[Tensor], uniforms: Tensor) -> Tensor:
         uniforms: a row for each level, from the top, float64 [levels, B] in [0, 1 − 2^-52]: times a total such a number
             is still below the total after rounding, so that no leaf of weight 0 is found.
     """
-    if levels[0].device.type == "cpu":
+    if host.is_on_host(levels[0]):
         return torch.from_numpy(_descend_with_numpy([level.numpy() for level in levels], uniforms.numpy()))
     return descend_with_torch(levels, uniforms)
 

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from approx_is import host
 from approx_is.draw import Draw
 from approx_is.observation import Observation
 
@@ -18,7 +19,8 @@ def make_draw():
 
 
 def read(observed, draw=None):
-    return Observation.read(make_draw() if draw is None else draw, observed, NUM_SAMPLES, CPU)
+    draw = make_draw() if draw is None else draw
+    return Observation.read(draw, observed, NUM_SAMPLES, CPU, expected=lambda indices: indices + 0.25)
 
 
 def test_all_of_a_finite_batch_is_kept():
@@ -62,6 +64,19 @@ def test_nothing_may_be_left():
         assert kept.shape == (0,)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1.0, 1e300])
+def test_an_accelerator_replaces_what_is_no_importance_by_what_was_expected(monkeypatch, value):
+    monkeypatch.setattr(host, "is_on_host", lambda tensor: False)
+    seen = read(torch.tensor([1.0, value, 3.0, value], dtype=torch.float64))
+    assert int(seen.num_left_out) == 2
+    assert seen.indices.tolist() == [7, 2, 2, 5]
+    assert seen.importance.tolist() == [1.0, 2.25, 3.0, 5.25]
+    of_valid = torch.tensor([1.0, 0.0, 1.0, 0.0])
+    assert torch.equal(seen.weights, make_draw().weights * of_valid)
+    torch.testing.assert_close(seen.unbiased, torch.tensor([1.0, 0.0, 2.0, 0.0], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("is_on_host", [False, True])
 @pytest.mark.parametrize(
     "observed",
     [
@@ -73,7 +88,8 @@ def test_nothing_may_be_left():
     ],
     ids=["float16", "float64", "int64", "with a graph", "strided"],
 )
-def test_types_are_always_the_same(observed):
+def test_types_are_always_the_same(monkeypatch, observed, is_on_host):
+    monkeypatch.setattr(host, "is_on_host", lambda tensor: is_on_host)
     seen = read(observed)
     dtypes = [each.dtype for each in (seen.indices, seen.importance, seen.weights, seen.unbiased)]
     assert dtypes == [torch.int64, torch.float32, torch.float32, torch.float64]

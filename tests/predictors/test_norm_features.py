@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from laws import assert_all_finite, assert_same, assert_unchanged, snapshot, through_file
 
 from approx_is import LossHistory
-from approx_is.history import average_duplicates
+from approx_is.duplicates import average_duplicates
 from approx_is.predictors import norm_features
 from approx_is.predictors.norm_features import FEATURES, LARGEST_NORM, NormFeatures
 
