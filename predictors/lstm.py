@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from approx_is import host
 from approx_is.checks import check_number
 from approx_is.history import LossHistory
 from approx_is.labels import classes_of
@@ -97,6 +99,8 @@ class LSTMPredictor:
     def predict(self, indices: Tensor) -> Tensor:
         """Return the predicted importance, float32 [B], positive; from the class alone where nothing was observed."""
         step = self._history.step
+        if len(indices) <= PREDICT_CHUNK:
+            return self._rate(self._output(indices, step))
         return torch.cat([self._rate(self._output(chunk, step)) for chunk in torch.split(indices, PREDICT_CHUNK)])
 
     def update(self, indices: Tensor, observed: Tensor, step: int) -> None:
@@ -113,7 +117,10 @@ class LSTMPredictor:
             self._optimizer.zero_grad()
             torch.autograd.backward(loss)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self._max_gradient_norm)
-        if bool(norm.isfinite()):
+        if not host.is_on_host(norm):
+            self._optimizer.found_inf = (~norm.isfinite()).float()  # the fused Adam then changes nothing
+            self._optimizer.step()
+        elif math.isfinite(norm):
             self._optimizer.step()
 
     def state_dict(self) -> dict[str, Any]:
@@ -141,13 +148,13 @@ class LSTMPredictor:
         self._batch_size = state["batch_size"]
 
     def _output(self, indices: Tensor, step: int) -> Tensor:
-        values = self._history.recent(indices).float()
+        values, gaps, counts = self._history.read(indices, step)
         if self._inputs == "loss":
-            features = values.unsqueeze(2)
+            features = values.float().unsqueeze(2)
         else:
-            epochs = self._history.gaps(indices, step) * (self._batch_size / self._history.num_samples)
-            features = log_features(values, epochs)
-        output: Tensor = self.network(features, self._history.counts(indices), classes_of(self._labels, indices))
+            epochs = gaps * (self._batch_size / self._history.num_samples)
+            features = log_features(values.float(), epochs)
+        output: Tensor = self.network(features, counts, classes_of(self._labels, indices))
         return output
 
     def _rate(self, output: Tensor) -> Tensor:

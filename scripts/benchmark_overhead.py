@@ -1,152 +1,151 @@
-"""Time what the sampler adds to a training step, beside the step itself, in one run.
+"""Time what the sampler adds to a training step, part by part, beside the step itself, in one run.
 
-What `rais` does now and then, its refits and the sweeps after them, no median shows. It is timed over all updates from
-one refit to the next, with the fit in the same thread, as if all of its time were lost to training, and divided by
-their number.
+The uniform step is that of a plain loop, loader and all. In turns with it, loops with a sampler take steps of the same
+network from the same loader: histories are full, every draw is by importance, and caches are as cold as a step leaves
+them. The parts of the sampler's time are timed within these loops:
+
+- drawing: what is drawn, and its weights.
+- scoring: the network's own scores of candidates, where the predictor takes them; that more samples are loaded then is
+  in the figure of whole loops only.
+- weighting: what the weighted loss takes beyond the mean loss, forward and backward.
+- history: observations of one sample averaged and remembered.
+- training and prediction of the predictor.
+- tree: predictions made ready to be drawn by.
+- rest: checks, diagnostics, gain and smoothing.
+- refits: what `rais` does now and then, a step; it is timed apart.
+
+The overhead is the sum of the medians over the median uniform step. As a check, whole steps of loops without timers are
+compared as well: the median of their ratio to the uniform step of the same round.
+
+Left out are `oracle`, whose cost is that of `upper-bound`, and `gradient-norm`, which is several times dearer than
+training.
 
 Example:
-    python scripts/benchmark_overhead.py --out runs/bench
+    python scripts/benchmark_overhead.py --threads 2 --out runs/bench
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
-from collections.abc import Callable
+import sys
 from pathlib import Path
-from statistics import fmean, median
-from time import perf_counter
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from tqdm import tqdm
 
-from approx_is import Draw, ImportanceSampler
-from models import MODELS, TITLES, build_model
+from machine import describe
 from options import positive
+from overhead_loops import measured_predictors
+from overhead_measure import WARM_UP, Measurement, Rounds, closed_gate_percent, refit_time
+from overhead_plot import plot_overheads
+from overhead_report import as_json, percents_of, table, verdicts
 from runs import write_atomically
+from workloads import RECIPES, Workload
 
-IMAGE_SHAPE = (1, 28, 28)
-NUM_SAMPLES = 60_000
-NUM_CLASSES = 10
-PREDICTORS = ("last-loss", "class-gaussian", "lstm", "rais")
+ROUNDS = 100
+SHORT_ROUNDS = {"paper": 7, "lstm-lm": 7}
+"""Of `--preset short`, where a round takes seconds."""
+
+OTHER_SHORT_ROUNDS = 30
+CLOSED_GATE_MODELS = ("small-cnn", "mlp")
+CLOSED_GATE_STEPS = 64
 REFITTING = ("rais",)
-OBSERVATIONS = 32_768
-"""From one refit to the next."""
-
-
-class Step:
-    """A training step of a network on random images: what a sampler's overhead is measured against."""
-
-    def __init__(self, model: str, batch_size: int) -> None:
-        torch.manual_seed(0)
-        self.model = build_model(model, IMAGE_SHAPE, NUM_CLASSES)
-        self.optimizer = torch.optim.Adam(self.model.parameters())
-        self.inputs = torch.rand(batch_size, *IMAGE_SHAPE)
-        self.targets = torch.randint(NUM_CLASSES, (batch_size,))
-
-    def __call__(self) -> None:
-        """Take the step."""
-        loss = F.cross_entropy(self.model(self.inputs), self.targets)
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-
-
-class Sampling:
-    """What a sampler does in a step: a draw and an update, timed apart."""
-
-    def __init__(self, predictor: str, batch_size: int, options: dict[str, Any] | None = None) -> None:
-        labels = torch.randint(NUM_CLASSES, (NUM_SAMPLES,), generator=torch.Generator().manual_seed(0))
-        self.sampler = ImportanceSampler(
-            NUM_SAMPLES, batch_size, predictor=predictor, labels=labels, gate=None, predictor_options=options
-        )
-        self.observed = torch.rand(batch_size, generator=torch.Generator().manual_seed(1))
-        draw = self.sampler.draw()
-        while draw.probabilities[0] * NUM_SAMPLES == 1:  # the first epoch is uniform, and so cheaper
-            self.sampler.update(draw, self.observed[: len(draw)])
-            draw = self.sampler.draw()
-        self.draws: list[Draw] = [draw]
-
-    def draw(self) -> None:
-        """Draw the next batch."""
-        self.draws.append(self.sampler.draw())
-
-    def update(self) -> None:
-        """Update with the batch drawn before it, as after a step."""
-        draw = self.draws.pop(0)
-        self.sampler.update(draw, self.observed[: len(draw)])
 
 
 def main() -> None:
     """Run the script."""
     arguments = parse_arguments()
-    times = {
-        model: measure(model, arguments.batch_size, arguments.rounds)
-        for model in tqdm(arguments.models, unit="model", leave=False)
-    }
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    report = {"threads": torch.get_num_threads(), "batch_size": arguments.batch_size, "torch": torch.__version__}
-    write_atomically(arguments.out / "overhead.json", json.dumps({**report, "median_ms": times}, indent=2) + "\n")
-    print(table(times))
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    try:
+        check_device(arguments.device, arguments.models)
+        arguments.out.mkdir(parents=True, exist_ok=True)
+    except (ValueError, OSError) as error:
+        sys.exit(f"benchmark_overhead.py: error: {error}")
+    measurements, closed = measure_all(arguments)
+    write_report(arguments, measurements, closed)
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Return the command line's arguments."""
+    """Return the command line's arguments; without `--models` all that the device is made for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="(default: all)")
-    parser.add_argument("--batch-size", type=positive, default=128, metavar="B", help="(default: %(default)s)")
-    parser.add_argument(
-        "--rounds", type=positive, default=100, metavar="N", help="steps timed of each (default: %(default)s)"
-    )
-    parser.add_argument("--out", type=Path, default=Path("runs/bench"), metavar="DIR", help="(default: %(default)s)")
-    return parser.parse_args()
+    option = parser.add_argument
+    option("--models", nargs="+", choices=RECIPES, help="(default: all, resnet-18 with --device cuda only)")
+    predictors = measured_predictors()
+    option("--predictors", nargs="+", choices=predictors, default=predictors, help="(default: all)")
+    option("--batch-size", type=positive, default=128, metavar="B", help="(default: %(default)s)")
+    option("--samples", type=positive, default=60_000, metavar="N", help="in the data set (default: %(default)s)")
+    option("--rounds", type=positive, metavar="R", help=f"steps timed of each (default: {ROUNDS}, or the preset's)")
+    option("--preset", choices=("short",), help="few rounds, for a look: some two minutes")
+    option("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    option("--threads", type=positive, metavar="T", help="of torch (default: torch's own)")
+    option("--out", type=Path, default=Path("runs/bench"), metavar="DIR", help="(default: %(default)s)")
+    arguments = parser.parse_args()
+    if arguments.models is None:
+        is_cuda = arguments.device.startswith("cuda")
+        arguments.models = [name for name, recipe in RECIPES.items() if is_cuda or not recipe.cuda_only]
+    return arguments
 
 
-def measure(model: str, batch_size: int, rounds: int) -> dict[str, float]:
-    """Return median milliseconds of a network's step and of each predictor's draw and update, taken in turns."""
-    calls: dict[str, Callable[[], None]] = {"step": Step(model, batch_size)}
-    for predictor in PREDICTORS:
-        sampling = Sampling(predictor, batch_size)
-        calls |= {f"{predictor} draw": sampling.draw, f"{predictor} update": sampling.update}
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            started = perf_counter()
-            call()
-            times[name].append(1e3 * (perf_counter() - started))
-    medians = {name: median(values) for name, values in times.items()}
-    return medians | {f"{predictor} refits": refit_time(predictor, batch_size) for predictor in REFITTING}
+def check_device(device: str, models: list[str]) -> None:
+    """Raise `ValueError` if torch does not have the device, or a model is too dear for it."""
+    try:
+        torch.zeros(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"`--device` must be one that torch has here; got {device!r}: {error}") from None
+    for model in models:
+        if RECIPES[model].cuda_only and torch.device(device).type != "cuda":
+            raise ValueError(f"`--models {model}` needs `--device cuda`; got {device!r}.")
 
 
-def refit_time(predictor: str, batch_size: int) -> float:
-    """Return the milliseconds an update that refits and sweeps add to its median, everything in this thread."""
-    sampling = Sampling(predictor, batch_size, {"background": False})
-    times, period = [], math.ceil(OBSERVATIONS / batch_size)
-    for update in range(3 * period):  # by the third period as many observations are kept as will be
-        sampling.draw()
-        started = perf_counter()
-        sampling.update()
-        times += [1e3 * (perf_counter() - started)] if update >= 2 * period else []
-    return fmean(times) - median(times)
+def rounds_of(model: str, rounds: int | None, preset: str | None) -> int:
+    """Return how many rounds to time beside a model."""
+    return rounds or (SHORT_ROUNDS.get(model, OTHER_SHORT_ROUNDS) if preset == "short" else ROUNDS)
 
 
-def table(times: dict[str, dict[str, float]]) -> str:
-    """Return the overhead of each predictor over each network's step, in Markdown."""
-    lines = [f"| network | step ms | {' | '.join(PREDICTORS)} |", "|---|---:|" + "---:|" * len(PREDICTORS)]
-    for model, medians in times.items():
-        step = medians["step"]
-        added = [_added(medians, predictor) for predictor in PREDICTORS]
-        cells = " | ".join(f"{ms:.2f} ms, {100 * ms / step:.1f} %" for ms in added)
-        lines.append(f"| {TITLES[model]} | {step:.1f} | {cells} |")
-    return "\n".join(lines)
+def measure_all(arguments: argparse.Namespace) -> tuple[dict[str, Measurement], dict[str, float]]:
+    """Return what was measured beside each model, and what a closed gate adds, in percent."""
+    device = torch.device(arguments.device)
+    sizes = {"num_samples": arguments.samples, "batch_size": arguments.batch_size}
+    refits = {name: refit_time(name, **sizes, device=device) for name in REFITTING if name in arguments.predictors}
+    measurements, closed = {}, {}
+    for model in arguments.models:
+        workload = Workload(model, **sizes, device=device)
+        rounds = Rounds(workload, arguments.predictors)
+        count = rounds_of(model, arguments.rounds, arguments.preset)
+        for _ in tqdm(range(WARM_UP + count), desc=model, unit="round", leave=False):
+            rounds.take()
+        measurements[model] = rounds.result(refits)
+        if model in CLOSED_GATE_MODELS:
+            closed[model] = closed_gate_percent(workload, max(count, CLOSED_GATE_STEPS))
+    return measurements, closed
 
 
-def _added(medians: dict[str, float], predictor: str) -> float:
-    parts = ("draw", "update", "refits")
-    return sum(medians.get(f"{predictor} {part}", 0.0) for part in parts)
+def write_report(arguments: argparse.Namespace, measurements: dict[str, Measurement], closed: dict[str, float]) -> None:
+    """Print tables and verdicts, and write JSON and figure."""
+    percents = percents_of(measurements)
+    judged = verdicts(percents, torch.device(arguments.device).type)
+    machine, threads = describe(), torch.get_num_threads()
+    report = {
+        "machine": machine,
+        "device": arguments.device,
+        "threads": threads,
+        "batch_size": arguments.batch_size,
+        "num_samples": arguments.samples,
+        "models": {model: as_json(measured) for model, measured in measurements.items()},
+        "closed_gate_percent": closed,
+        "targets": [{**vars(verdict), "is_met": verdict.is_met} for verdict in judged],
+    }
+    write_atomically(arguments.out / "overhead.json", json.dumps(report, indent=2) + "\n")
+    where = machine["cpu"] if arguments.device == "cpu" else machine["gpu"]
+    title = f"What a sampler adds to a step of {arguments.batch_size} samples\n{where}, torch's threads: {threads}"
+    plot_overheads(measurements, title, arguments.out / "overhead.png")
+    for model, measured in measurements.items():
+        print(table(model, measured))
+    for model, percent in closed.items():
+        print(f"A closed gate beside the {RECIPES[model].title}: {percent:.2f} % of a step")
+    print("\n".join(map(str, judged)))
 
 
 if __name__ == "__main__":
