@@ -10,7 +10,7 @@ help:
 	@echo "make demo    train on Shuttle with and without a predictor; draws runs/demo/comparison.png"
 	@echo "make test    run the tests"
 	@echo "make check   lint, format and type checks, as CI runs them"
-	@echo "make bench   time the sampler beside the training step it serves"
+	@echo "make bench   time the tree beside its peers, and the sampler beside the steps it serves, four minutes"
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -29,7 +29,8 @@ check: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
-	$(BIN)/python scripts/benchmark_overhead.py --out runs/bench
+	$(BIN)/python scripts/benchmark_sum_tree.py --preset short --out runs/bench
+	$(BIN)/python scripts/benchmark_overhead.py --preset short --out runs/bench
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info

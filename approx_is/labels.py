@@ -50,7 +50,9 @@ def check_labels(labels: Any, num_samples: int, num_classes: int | None) -> tupl
         labels = labels.squeeze(1)
     if labels.shape != (num_samples,):
         raise ValueError(f"`labels` must have shape [{num_samples}], one a sample; got {list(labels.shape)}.")
-    lowest, highest = (int(bound) for bound in labels.long().aminmax())
+    # int64 labels are not copied: of a hundred million that would show
+    comparable = labels.long() if labels.dtype in (torch.uint16, torch.uint32, torch.uint64) else labels
+    lowest, highest = (int(bound) for bound in comparable.aminmax())
     if lowest < 0:
         raise ValueError(f"`labels` must be at least 0; got {lowest}. Give unlabelled samples a class of their own.")
     num_classes = highest + 1 if num_classes is None else check_positive(num_classes, "num_classes", at_most=2**31 - 1)

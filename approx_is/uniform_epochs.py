@@ -9,16 +9,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from approx_is.permutation import permuted
 from approx_is.state import check_at_least, check_like
 
 __all__ = ["UniformEpochs"]
+
+LARGEST_SHUFFLED = 2**22
+"""Up to so many samples are shuffled all at once, 4 bytes each; permutations of more are computed block by block."""
+
+BLOCK = 2**16
+"""Entries of a block: enough that what a block costs anyway hardly counts. The permutation does not depend on it."""
 
 
 class UniformEpochs:
     """Hands out random permutations of N samples, one after another, batch by batch.
 
     The first of them fills the history with one entry of each sample, whatever comes in between. Later ones are what a
-    closed gate draws from.
+    closed gate draws from. No more than 16 MiB of one is kept at a time, however large N is.
 
     Args:
         num_samples: N.
@@ -36,8 +43,9 @@ class UniformEpochs:
         self._smallest_batch = smallest_batch
         self._device = torch.device(device)
         self._place = 0  # samples passed in all permutations so far
-        self._permutation: Tensor | None = None  # N numbers, made when needed and dropped at its end
-        self._permutation_number = -1
+        self._block_size = num_samples if num_samples <= LARGEST_SHUFFLED else BLOCK
+        self._permutation: Tensor | None = None  # a block of it, made when needed and dropped at the end
+        self._block_kept = (-1, -1)  # the number of its permutation, and its first place there
 
     @property
     def first_is_over(self) -> bool:
@@ -50,7 +58,8 @@ class UniformEpochs:
         if self._num_samples - offset < self._smallest_batch:
             number, offset = number + 1, 0
         end = min(offset + batch_size, self._num_samples)
-        indices = self._numbered(number)[offset:end].to(self._device, torch.int64)
+        waits = self._device.type == "cpu"
+        indices = self._entries(number, offset, end).to(self._device, torch.int64, non_blocking=not waits, copy=True)
         if end == self._num_samples:
             self._permutation = None
         self._place = number * self._num_samples + end
@@ -84,11 +93,24 @@ class UniformEpochs:
         check_like(state, self.state_dict(), where)
         check_at_least(state, {"seed": 0, "place": 0}, where)
 
-    def _numbered(self, number: int) -> Tensor:
-        if self._permutation is None or self._permutation_number != number:
-            dtype = torch.int32 if self._num_samples < 2**31 else torch.int64
-            (seed,) = np.random.SeedSequence([self._seed, number]).generate_state(1)
-            generator = torch.Generator().manual_seed(int(seed))
-            self._permutation = torch.randperm(self._num_samples, dtype=dtype, generator=generator, device="cpu")
-            self._permutation_number = number
+    def _entries(self, number: int, start: int, end: int) -> Tensor:
+        size = self._block_size
+        first = start - start % size
+        if end <= first + size:
+            return self._block(number, first)[start - first : end - first]
+        blocks = [self._block(number, place) for place in range(first, end, size)]
+        return torch.cat(blocks)[start - first : end - first]
+
+    def _block(self, number: int, first: int) -> Tensor:
+        if self._permutation is None or self._block_kept != (number, first):
+            self._permutation = self._make_block(number, first)
+            self._block_kept = (number, first)
         return self._permutation
+
+    def _make_block(self, number: int, first: int) -> Tensor:
+        (key,) = np.random.SeedSequence([self._seed, number]).generate_state(1)
+        if self._num_samples <= LARGEST_SHUFFLED:
+            generator = torch.Generator().manual_seed(int(key))
+            return torch.randperm(self._num_samples, dtype=torch.int32, generator=generator, device="cpu")
+        positions = np.arange(first, min(first + self._block_size, self._num_samples), dtype=np.int64)
+        return torch.from_numpy(permuted(positions, self._num_samples, int(key)))

@@ -79,6 +79,15 @@ def test_a_step_reads_no_value(predictor, reads):
     assert reads == []
 
 
+def test_on_the_host_values_are_read(reads, monkeypatch):
+    sampler = past_first_epoch("last-loss")
+    monkeypatch.setattr(host, "is_on_host", lambda tensor: True)
+    reads.clear()
+    draw = sampler.draw()
+    sampler.update(draw, observe(draw))
+    assert reads
+
+
 @pytest.mark.parametrize("operation", [lambda x: x[x > 0], lambda x: bool(x.sum() > 0), lambda x: x.nonzero()])
 def test_what_waits_is_caught(operation):
     with Waits() as waits:

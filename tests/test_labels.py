@@ -19,10 +19,11 @@ CLASSES = [2, 0, 1, 1]
         np.array(CLASSES),
         torch.tensor(CLASSES),
         torch.tensor(CLASSES, dtype=torch.int16),
+        torch.tensor(CLASSES, dtype=torch.uint16),
         torch.tensor(CLASSES).unsqueeze(1),
         [[label] for label in CLASSES],
     ],
-    ids=["list", "tuple", "numpy", "int64", "int16", "column", "lists"],
+    ids=["list", "tuple", "numpy", "int64", "int16", "uint16", "column", "lists"],
 )
 def test_integers_of_every_kind_are_accepted(labels):
     checked, num_classes = check_labels(labels, 4, None)

@@ -2,15 +2,28 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from laws import assert_global_randomness_untouched, assert_same, assert_unchanged, snapshot, through_file
 
+from approx_is import uniform_epochs
+from approx_is.permutation import permuted
 from approx_is.uniform_epochs import UniformEpochs
 
 SEEDS = st.integers(0, 2**63 - 1)
+
+
+@pytest.fixture(scope="module", autouse=True, params=[None, 4, 64], ids=["shuffled", "in blocks of 4", "in one block"])
+def block(request):
+    """Run every test with permutations that are shuffled, and with such as are computed in blocks."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param is not None:
+            patch.setattr(uniform_epochs, "LARGEST_SHUFFLED", 0)
+            patch.setattr(uniform_epochs, "BLOCK", request.param)
+        yield request.param
 
 
 def take(epochs, batch_size, batches):
@@ -25,6 +38,11 @@ def take_permutation(epochs, num_samples, batch_size):
 
 def flat(batches):
     return [index for batch in batches for index in batch]
+
+
+def key_of(seed, number):
+    """Return what the permutation of that number is made from."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
 
 
 @given(st.integers(1, 60), st.integers(1, 70), SEEDS)
@@ -83,6 +101,15 @@ def test_batches_may_differ_in_size_but_none_goes_over_the_end_of_a_permutation(
 
 def test_indices_are_int64():
     assert UniformEpochs(5, seed=0).take(2)[0].dtype == torch.int64
+
+
+def test_indices_are_the_callers_own():
+    epochs, whole = (UniformEpochs(10, seed=0) for _ in range(2))
+    indices, place = epochs.take(3)
+    assert indices.untyped_storage().nbytes() == 3 * 8  # no block goes into a file with them
+    indices.zero_()
+    epochs.rewind(place)
+    assert take(epochs, 3, 4) == take(whole, 3, 4)
 
 
 def test_places_count_the_samples_before():
@@ -222,3 +249,51 @@ class TestState:
         ):
             epochs.load_state_dict(state)
         assert epochs.take(4)[1] == 4
+
+
+class TestManySamples:
+    @pytest.fixture(autouse=True)
+    def few_are_many(self, block, monkeypatch):
+        monkeypatch.setattr(uniform_epochs, "LARGEST_SHUFFLED", 20)
+        monkeypatch.setattr(uniform_epochs, "BLOCK", block or 10)
+
+    @pytest.mark.parametrize("num_samples", [1, 19, 20])
+    def test_up_to_the_largest_permutations_are_shuffles(self, num_samples):
+        for number, order in enumerate(take(UniformEpochs(num_samples, seed=3), num_samples, 3)):
+            generator = torch.Generator().manual_seed(key_of(3, number))
+            assert order == torch.randperm(num_samples, generator=generator).tolist()
+
+    @pytest.mark.parametrize("num_samples", [21, 40, 1000])
+    def test_beyond_they_are_computed(self, num_samples):
+        for number, order in enumerate(take(UniformEpochs(num_samples, seed=3), num_samples, 3)):
+            assert order == permuted(np.arange(num_samples), num_samples, key_of(3, number)).tolist()
+
+    @pytest.mark.parametrize("batch_size", [1, 3, 50, 64, 500])
+    def test_every_entry_is_computed_once(self, batch_size, monkeypatch):
+        computed = []
+
+        def recording(positions, size, key):
+            computed.append(positions.tolist())
+            return permuted(positions, size, key)
+
+        monkeypatch.setattr(uniform_epochs, "permuted", recording)
+        take_permutation(UniformEpochs(500, seed=0), 500, batch_size)
+        assert flat(computed) == list(range(500))
+        assert max(len(positions) for positions in computed) == uniform_epochs.BLOCK
+
+    @pytest.mark.parametrize("num_samples", [2**32 + 1, 10**12])
+    def test_more_than_any_memory_holds(self, num_samples):
+        epochs, restored = UniformEpochs(num_samples, seed=0), UniformEpochs(num_samples, seed=1)
+        drawn = flat(take(epochs, 100, 3))
+        assert len(set(drawn)) == 300
+        assert min(drawn) >= 0
+        assert 0.9 * num_samples < max(drawn) < num_samples
+        restored.load_state_dict(through_file(epochs.state_dict()))
+        assert take(restored, 100, 2) == take(epochs, 100, 2)
+
+    def test_the_last_of_more_than_any_memory_holds(self):
+        epochs = UniformEpochs(10**12, seed=0)
+        epochs.load_state_dict({"seed": 0, "place": 10**12 - 3})
+        assert [len(batch) for batch in take(epochs, 4, 2)] == [3, 4]
+        epochs.begin_epoch()
+        assert epochs.take(4)[1] == 2 * 10**12

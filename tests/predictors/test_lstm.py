@@ -7,6 +7,7 @@ import torch
 from laws import (
     assert_all_finite,
     assert_global_randomness_untouched,
+    assert_same,
     assert_unchanged,
     make_predictor,
     observe,
@@ -51,12 +52,13 @@ def mean_squared_error(predictor, history, first, steps):
 
 @pytest.mark.parametrize("num_classes", [1, 10, 100])
 def test_the_paper_s_network_has_the_golden_number_of_parameters(num_classes):
-    predictor, _ = make({"inputs": "loss"}, num_classes=num_classes)
+    predictor, _ = make({"inputs": "loss", "hidden_size": 32}, num_classes=num_classes)
     assert sum(parameter.numel() for parameter in predictor.network.parameters()) == 12_993 + 32 * num_classes
 
 
 def test_ages_cost_one_input_weight_a_gate():
-    sizes = [sum(p.numel() for p in make({"inputs": inputs})[0].network.parameters()) for inputs in ("log", "loss")]
+    made = [make({"inputs": inputs, "hidden_size": 32})[0] for inputs in ("log", "loss")]
+    sizes = [sum(parameter.numel() for parameter in predictor.network.parameters()) for predictor in made]
     assert sizes[0] - sizes[1] == 4 * 32
 
 
@@ -182,8 +184,17 @@ def test_predictions_in_chunks_are_those_in_one(monkeypatch):
     predictor, history = make()
     observe(predictor, history, batches(3))
     whole = predictor.predict(EVERY)
-    monkeypatch.setattr("approx_is.predictors.lstm.PREDICT_CHUNK", 5)
+    monkeypatch.setattr("approx_is.predictors.lstm.CHUNK", 5)
     torch.testing.assert_close(predictor.predict(EVERY), whole, rtol=1e-5, atol=1e-6)
+
+
+def test_a_huge_batch_is_learned_from_in_part(monkeypatch):
+    monkeypatch.setattr("approx_is.predictors.lstm.CHUNK", 5)
+    whole, part = make()[0], make()[0]
+    values = torch.linspace(0.1, 2.0, len(EVERY))
+    whole.update(EVERY, values, 1)
+    part.update(EVERY[:5], values[:5], 1)
+    assert_same(whole.network.state_dict(), part.network.state_dict())
 
 
 @every_option
@@ -200,7 +211,7 @@ def test_a_restored_predictor_goes_on_as_the_original(options, trained):
     assert torch.equal(restored.predict(EVERY), original.predict(EVERY))
 
 
-@pytest.mark.parametrize("options", [{"inputs": "loss"}, {"hidden_size": 16}, {"embedding_size": 8}])
+@pytest.mark.parametrize("options", [{"inputs": "loss"}, {"hidden_size": 8}, {"embedding_size": 8}])
 def test_a_state_of_another_network_changes_nothing(options):
     predictor, history = make()
     observe(predictor, history, batches(2))

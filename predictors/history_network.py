@@ -1,0 +1,44 @@
+"""The network that reads a history."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["HistoryNetwork"]
+
+
+class HistoryNetwork(nn.Module):
+    """Two stacked LSTMs over a sample's history, and an embedding of its class, projected to one number.
+
+    Without parameters until `to_empty` and `initialise`: no random numbers are drawn from the global generators.
+    """
+
+    def __init__(self, num_features: int, num_classes: int, hidden_size: int = 32, embedding_size: int = 32) -> None:
+        super().__init__()
+        meta: dict[str, Any] = {"device": "meta", "dtype": torch.float32}
+        self.lstm = nn.LSTM(num_features, hidden_size, num_layers=2, batch_first=True, **meta)
+        self.embedding = nn.Embedding(num_classes, embedding_size, **meta)
+        self.linear = nn.Linear(hidden_size + embedding_size, 1, **meta)
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draw the parameters as torch does by default, from a private generator on the CPU."""
+        for module, fan_in in ((self.lstm, self.lstm.hidden_size), (self.linear, self.linear.in_features)):
+            bound = fan_in**-0.5
+            for parameter in module.parameters():
+                start = torch.empty(parameter.shape, dtype=torch.float32, device="cpu")
+                parameter.copy_(start.uniform_(-bound, bound, generator=generator))
+        start = torch.empty(self.embedding.weight.shape, dtype=torch.float32, device="cpu")
+        self.embedding.weight.copy_(start.normal_(generator=generator))
+
+    def forward(self, features: Tensor, counts: Tensor, labels: Tensor) -> Tensor:
+        """Map left-aligned features [B, T, F], their counts [B] in [0, T] and classes [B] to outputs [B]."""
+        hidden, _ = self.lstm(features)
+        # what stands beyond the count comes later in time than the state that is read: padding has no effect
+        rows = torch.arange(len(counts), device=counts.device)
+        last = hidden[rows, (counts - 1).clamp(min=0)] * (counts > 0).unsqueeze(1)
+        output: Tensor = self.linear(torch.cat([last, self.embedding(labels)], dim=1))
+        return output.squeeze(1)
