@@ -16,6 +16,8 @@ __all__ = ["ClassMean"]
 class ClassMean:
     """Moving averages of observed importance, one a class; a class not seen yet has the mean of those that were.
 
+    Kept as two sums a class: of weighted importances, and of weights.
+
     Args:
         num_classes: number of classes C; 1 without labels.
         decay: of a class's averages each time a batch has samples of it, in [0, 1).
@@ -24,15 +26,14 @@ class ClassMean:
 
     def __init__(self, num_classes: int, *, decay: float = 0.99, device: torch.device | str = "cpu") -> None:
         self._decay = decay
-        # of weighted importances, of weights
         self._sums = torch.zeros(2, num_classes, dtype=torch.float64, device=device)
-        self._rows = torch.arange(2, device=device).unsqueeze(1)
+        self._both = torch.arange(2, device=device).unsqueeze(1)
 
     def update(self, labels: Tensor, observed: Tensor, weights: Tensor) -> None:
         """Take in a batch: classes int64 [B], observed importances float [B], their unbiased weights float64 [B]."""
         # of classes in the batch only: a rare class keeps its mean
         self._sums.index_copy_(1, labels, self._sums.index_select(1, labels) * self._decay)
-        self._sums.index_put_((self._rows, labels), torch.stack([weights * observed, weights]), accumulate=True)
+        self._sums.index_put_((self._both, labels), torch.stack([weights * observed, weights]), accumulate=True)
 
     def of(self, labels: Tensor) -> Tensor:
         """Return the mean importance of classes, int64 [B] → float32 [B]; 1 before anything was observed."""

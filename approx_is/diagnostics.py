@@ -147,9 +147,8 @@ class RunningDiagnostics:
             self._moments.reset()
         self._uniform = uniform
         importance = unbiased * observed
-        moments = torch.stack([importance, importance * observed, importance * importance, unbiased * predicted]).mean(
-            1
-        )
+        factors = [importance, importance * observed, importance * importance, unbiased * predicted]
+        moments = torch.stack(factors).mean(1)
         self._moments.update(torch.cat([moments, effective_sample_size(weights).unsqueeze(0)]))
         return moments[0]
 

@@ -232,7 +232,8 @@ class ImportanceSampler:
         Raises:
             TypeError: `draw` is no draw or `observed` no tensor.
             ValueError: the draw is another sampler's or was used before, the shape is wrong, or a value is negative.
-                The sampler is as it was. A closed gate may not look at the values.
+                The sampler is as it was. A closed gate may not look at the values, and on an accelerator, where to look
+                is to wait, negative ones are left out and counted like those that are not finite.
         """
         ticket = check_ticket(draw, self._drawer.owner)
         drawn = ticket.place is None
@@ -270,8 +271,8 @@ class ImportanceSampler:
 
         Those of `RunningDiagnostics.metrics`, `LossHistory.metrics`, the gate, and of the predictor, if it has any, and
         `step` (updates so far), `smoothing` (the constant in use), `gain_ratio` (see `GainRatio`), `not_finite`
-        (observations left out) and `rejected_predictions` (predictions that were negative or not finite, replaced by
-        the class's mean).
+        (observations left out, on an accelerator negative ones too) and `rejected_predictions` (predictions that were
+        negative or not finite, replaced by the class's mean).
         """
         own_scale = {"calibration": math.nan} if self._learner.own_scale else {}
         return {

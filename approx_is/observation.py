@@ -48,8 +48,9 @@ class Observation:
     ) -> Observation:
         """Return what was observed, float [B] of any kind, on `device`.
 
-        What is not finite is left out. An accelerator would have to be waited for to know whether there is any, and so
-        there such an observation, or a negative one, is replaced by what was expected, with weight 0.
+        What is not finite is left out. An accelerator would have to be waited for to know how many are left, and so
+        there the others, those not negative, are repeated in turn until there are as many as before; if there are none,
+        one sample is taken to be as expected.
 
         Args:
             draw: what was drawn.
@@ -68,8 +69,10 @@ class Observation:
         observed = observed.detach().to(device)
         if not host.is_on_host(observed):
             valid = (observed >= 0) & (observed.to(torch.float32) < math.inf)
-            observed = torch.where(valid, observed.to(torch.float32), expected(indices))
-            return cls(indices, observed, weights * valid, unbiased * valid, len(valid) - valid.count_nonzero())
+            kept = _repeated(valid)
+            indices, unbiased, weights, observed = (t[kept] for t in (indices, unbiased, weights, observed))
+            observed = torch.where(valid.any(), observed.to(torch.float32), expected(indices))
+            return cls(indices, observed, weights, unbiased, len(valid) - valid.count_nonzero())
         if are_importances(observed, below=LARGEST):
             return cls(indices, observed.to(torch.float32), weights, unbiased, 0)
         check_not_negative(observed, "update(observed)")
@@ -81,3 +84,10 @@ class Observation:
     def __len__(self) -> int:
         """Return how many samples there are."""
         return len(self.indices)
+
+
+def _repeated(valid: Tensor) -> Tensor:
+    """Return the positions of those that are valid, bool [B], again and again, int64 [B]; any one if none is."""
+    valid_first = valid.to(torch.uint8).argsort(descending=True, stable=True)
+    turns = torch.arange(len(valid), device=valid.device) % valid.count_nonzero().clamp(min=1)
+    return valid_first[turns]

@@ -119,9 +119,7 @@ class AdaptiveSmoothing:
 
     def update(self, observed_mean: Tensor, /) -> None:
         """Take in the observed mean of a batch, a finite float64 scalar that estimates the mean over the data set."""
-        if self._mean.device != observed_mean.device:
-            self._mean = self._mean.to(observed_mean.device)
-        self._mean.lerp_(observed_mean, 1 - self._decay)
+        self._mean = torch.lerp(self._mean.to(observed_mean.device), observed_mean.double(), 1 - self._decay)
         self._share = self._decay * self._share + (1 - self._decay)
 
     def state_dict(self) -> dict[str, Any]:

@@ -32,7 +32,7 @@ class SumTree:
     """Holds a non-negative weight for each of N items, and draws items in proportion to them with replacement.
 
     Leaves are float32, sums float64, recomputed from the children at each update, so that rounding errors do not
-    accumulate. Four levels reach 1e9 items; a draw and an update of B items cost O(B log N) in a fixed number of calls.
+    accumulate. Four levels reach 5e8 items; a draw and an update of B items cost O(B log N) in a fixed number of calls.
     Takes 4.26 bytes an item.
 
     Args:
@@ -72,7 +72,7 @@ class SumTree:
             ValueError: an index is out of range, the shapes differ, or a value is negative, not finite or above 3.4e38.
         """
         indices = check_indices(indices, self.num_items, "SumTree.update(indices)").to(self.device)
-        values = torch.as_tensor(values).detach().to(self.device, torch.float32)
+        values = torch.as_tensor(values).detach().resolve_neg().to(self.device, torch.float32)
         check_importance(values, indices.shape, "SumTree.update(values)")
         self.set_values(indices, values)
 

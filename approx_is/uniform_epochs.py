@@ -58,8 +58,8 @@ class UniformEpochs:
         if self._num_samples - offset < self._smallest_batch:
             number, offset = number + 1, 0
         end = min(offset + batch_size, self._num_samples)
-        waits = self._device.type == "cpu"
-        indices = self._entries(number, offset, end).to(self._device, torch.int64, non_blocking=not waits, copy=True)
+        ahead = self._device.type != "cpu"  # the accelerator, of the program
+        indices = self._entries(number, offset, end).to(self._device, torch.int64, non_blocking=ahead, copy=True)
         if end == self._num_samples:
             self._permutation = None
         self._place = number * self._num_samples + end

@@ -20,21 +20,19 @@ class ClippedAdam(torch.optim.Adam):
     grad_scale: Tensor
     found_inf: Tensor
 
-    def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float, max_gradient_norm: float) -> None:
+    def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float) -> None:
         super().__init__(parameters, lr=learning_rate, fused=True)
-        self._max_gradient_norm = max_gradient_norm
-        self._parameters: list[nn.Parameter] = self.param_groups[0]["params"]
-        for parameter in self._parameters:  # as Adam would at its first step: the state has one shape always
+        # as Adam would at its first step: the state has one shape always
+        for parameter in self.param_groups[0]["params"]:
             self.state[parameter] = {
                 "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
                 "exp_avg": torch.zeros_like(parameter),
                 "exp_avg_sq": torch.zeros_like(parameter),
             }
 
-    def clipped_step(self) -> None:
-        """Take a step."""
-        gradients = [parameter.grad.flatten() for parameter in self._parameters if parameter.grad is not None]
-        norm = torch.linalg.vector_norm(torch.cat(gradients))
-        self.grad_scale = (norm / self._max_gradient_norm).clamp(min=1.0)
+    def clipped_step(self, largest_norm: float) -> None:
+        """Take a step along gradients clipped to that norm."""
+        norm = torch.linalg.vector_norm(torch.cat([p.grad.flatten() for p in self.param_groups[0]["params"]]))
+        self.grad_scale = (norm / largest_norm).clamp(min=1.0)
         self.found_inf = (~norm.isfinite()).to(torch.float32)
         self.step()

@@ -67,7 +67,7 @@ class LSTMPredictor:
         inputs: Literal["log", "loss"] = "log",
         hidden_size: int = 16,
         embedding_size: int = 32,
-        learning_rate: float = 4e-3,
+        learning_rate: float = 3e-3,
         max_gradient_norm: float = 1.0,
     ) -> None:
         _check_choice(objective, ("poisson", "squared"), "LSTMPredictor(objective=...)")
@@ -88,7 +88,8 @@ class LSTMPredictor:
         self.network = HistoryNetwork(1 if inputs == "loss" else 2, num_classes, hidden_size, embedding_size)
         self.network.to_empty(device=history.device)
         self.network.initialise(generator)
-        self._optimizer = ClippedAdam(self.network.parameters(), learning_rate, max_gradient_norm)
+        self._optimizer = ClippedAdam(self.network.parameters(), learning_rate)
+        self._max_gradient_norm = max_gradient_norm
 
     @torch.no_grad()
     def predict(self, indices: Tensor) -> Tensor:
@@ -112,7 +113,7 @@ class LSTMPredictor:
                 loss = ((output - observed) / scale).square().mean()
             self._optimizer.zero_grad()
             torch.autograd.backward(loss)
-        self._optimizer.clipped_step()
+        self._optimizer.clipped_step(self._max_gradient_norm)
 
     def state_dict(self) -> dict[str, Any]:
         """Return network, optimizer and the largest batch size seen."""

@@ -206,5 +206,5 @@ def _latest_observations(history: LossHistory) -> Tensor:
         seen, last = history.counts(indices) > 0, history.last(indices)
         total += torch.stack([last.sum(dtype=torch.float64), seen.sum().double()])  # 0 where there is none
         values[start : start + CHUNK] = torch.where(seen, last.float(), -1.0)
-    mean = float(total[0] / total[1].clamp(min=1))
-    return values.masked_fill_(values < 0, mean)
+    mean = (total[0] / total[1].clamp(min=1)).float()
+    return torch.where(values < 0, mean, values)

@@ -14,7 +14,8 @@ them. The parts of the sampler's time are timed within these loops:
 - rest: checks, diagnostics, gain and smoothing.
 - refits: what `rais` does now and then, a step; it is timed apart.
 
-The overhead is the sum of the medians over the median uniform step. As a check, whole steps of loops without timers are
+The overhead is the sum of the medians over the median uniform step; on an accelerator, where to time a part is to wait
+for it, that of whole loops. As a check, whole steps of loops without timers are
 compared as well: the median of their ratio to the uniform step of the same round.
 
 Left out are `oracle`, whose cost is that of `upper-bound`, and `gradient-norm`, which is several times dearer than
@@ -124,8 +125,8 @@ def measure_all(arguments: argparse.Namespace) -> tuple[dict[str, Measurement], 
 
 def write_report(arguments: argparse.Namespace, measurements: dict[str, Measurement], closed: dict[str, float]) -> None:
     """Print tables and verdicts, and write JSON and figure."""
-    percents = percents_of(measurements)
-    judged = verdicts(percents, torch.device(arguments.device).type)
+    device = torch.device(arguments.device).type
+    judged = verdicts(percents_of(measurements, device), device)
     machine, threads = describe(), torch.get_num_threads()
     report = {
         "machine": machine,

@@ -61,10 +61,13 @@ def verdicts(percents: Percents, device_type: str) -> list[Verdict]:
     ]
 
 
-def percents_of(measurements: Mapping[str, Measurement]) -> dict[str, dict[str, float]]:
-    """Return the overheads by model and predictor."""
+def percents_of(measurements: Mapping[str, Measurement], device: str) -> dict[str, dict[str, float]]:
+    """Return the overheads by model and predictor: on an accelerator of whole loops, as to time parts is to wait."""
     return {
-        model: {predictor: overhead.percent for predictor, overhead in measured.overheads.items()}
+        model: {
+            predictor: overhead.percent if device == "cpu" else overhead.loop_percent
+            for predictor, overhead in measured.overheads.items()
+        }
         for model, measured in measurements.items()
     }
 

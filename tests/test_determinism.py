@@ -1,5 +1,6 @@
 """One seed, one run: nothing else is random, and nobody else's random numbers are used."""
 
+import copy
 import math
 import random
 
@@ -29,6 +30,16 @@ def test_one_seed_gives_one_run_to_the_bit(predictor, options, candidates):
     again, same_state = run(predictor, options, candidates=candidates)
     laws.assert_same_draws(again, draws)
     laws.assert_same(same_state, state)
+
+
+@every_configuration
+def test_a_copy_goes_on_as_the_original(predictor, options):
+    sampler = laws.make_sampler(predictor=predictor, predictor_options=options, labels=[0, 1] * 5)
+    laws.train(sampler, 6)
+    same = copy.deepcopy(sampler)
+    draws, as_drawn = laws.train(sampler, 6), laws.train(same, 6)
+    laws.assert_same_draws(draws, as_drawn)
+    laws.assert_same(same.state_dict(), sampler.state_dict())
 
 
 @every_configuration

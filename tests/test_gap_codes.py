@@ -19,14 +19,19 @@ def test_small_numbers_are_exact():
     assert through_codes(list(range(EXACT + 1))) == list(range(EXACT + 1))
 
 
+def test_larger_numbers_are_right_to_44_parts_in_a_thousand():
+    gaps = list(range(EXACT, 5_000))
+    assert through_codes(gaps) == [pytest.approx(gap, rel=0.044) for gap in gaps]
+
+
 @given(st.integers(EXACT, LARGEST))
-def test_large_numbers_are_right_to_five_parts_in_a_hundred(gap):
-    assert through_codes([gap]) == [pytest.approx(gap, rel=0.046)]
+def test_so_are_the_largest(gap):
+    assert through_codes([gap]) == [pytest.approx(gap, rel=0.044)]
 
 
 def test_every_code_stands_for_itself():
     codes = torch.arange(233, dtype=torch.uint8)
-    assert torch.equal(GapCodes().encode(GapCodes().decode(codes).long()), codes)
+    assert torch.equal(GapCodes().encode(GapCodes().decode(codes).round().long()), codes)
 
 
 def test_order_is_kept():

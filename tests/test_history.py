@@ -178,11 +178,29 @@ def test_gaps_of_up_to_256_steps_are_exact(gap):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_gaps_take_a_byte_where_values_take_two(dtype):
-    history, gaps = LossHistory(1, 6, dtype=dtype), [1, 2, 15, 99, 961_548]
+    history, gaps = LossHistory(1, 6, dtype=dtype), [1, 2, 15, 32, 1024]
     steps = [5, *(5 + sum(gaps[: count + 1]) for count in range(5))]
     for step in steps:
         append(history, [(0, 1.0)], step)
     assert history.gaps(torch.tensor([0]), steps[-1] + 300).tolist() == [[*gaps, 300.0]]  # these are represented
+
+
+@pytest.mark.parametrize(("dtype", "rel"), [(torch.float16, 0.044), (torch.float32, 4e-3)])
+def test_gaps_are_as_precise_as_the_docstring_says(dtype, rel):
+    for gap in [*range(1, 300), 1_000_001]:
+        history = LossHistory(1, 2, dtype=dtype)
+        for step in (0, gap):
+            append(history, [(0, 1.0)], step)
+        assert history.gaps(torch.tensor([0]), gap)[0, 0].item() == pytest.approx(gap, rel=rel)
+
+
+def test_a_state_with_impossible_cursors_changes_nothing():
+    history = LossHistory(NUM_SAMPLES, 3)
+    append(history, [(0, 1.0)], 1)
+    state = snapshot(history)
+    state["writes"][2] = 6
+    with assert_unchanged(history), pytest.raises(ValueError, match=r"\['writes'\]` must be below 6; the state is"):
+        history.load_state_dict(state)
 
 
 def test_the_gap_after_the_latest_observation_is_exact_at_any_size():

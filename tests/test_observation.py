@@ -65,15 +65,22 @@ def test_nothing_may_be_left():
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1.0, 1e300])
-def test_an_accelerator_replaces_what_is_no_importance_by_what_was_expected(monkeypatch, value):
+def test_an_accelerator_repeats_the_others_in_place_of_what_is_no_importance(monkeypatch, value):
     monkeypatch.setattr(host, "is_on_host", lambda tensor: False)
     seen = read(torch.tensor([1.0, value, 3.0, value], dtype=torch.float64))
     assert int(seen.num_left_out) == 2
-    assert seen.indices.tolist() == [7, 2, 2, 5]
-    assert seen.importance.tolist() == [1.0, 2.25, 3.0, 5.25]
-    of_valid = torch.tensor([1.0, 0.0, 1.0, 0.0])
-    assert torch.equal(seen.weights, make_draw().weights * of_valid)
-    torch.testing.assert_close(seen.unbiased, torch.tensor([1.0, 0.0, 2.0, 0.0], dtype=torch.float64))
+    assert seen.indices.tolist() == [7, 2, 7, 2]
+    assert seen.importance.tolist() == [1.0, 3.0, 1.0, 3.0]
+    assert torch.equal(seen.weights, make_draw().weights[[0, 2, 0, 2]])
+    torch.testing.assert_close(seen.unbiased, torch.tensor([1.0, 2.0, 1.0, 2.0], dtype=torch.float64))
+
+
+def test_an_accelerator_takes_one_sample_to_be_as_expected_if_there_is_no_importance(monkeypatch):
+    monkeypatch.setattr(host, "is_on_host", lambda tensor: False)
+    seen = read(torch.full((4,), math.nan))
+    assert int(seen.num_left_out) == 4
+    assert seen.indices.tolist() == [7] * 4
+    assert seen.importance.tolist() == [7.25] * 4
 
 
 @pytest.mark.parametrize("is_on_host", [False, True])
