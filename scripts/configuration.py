@@ -41,6 +41,7 @@ class Config:
         model: name of the network; by default the one that suits the task.
         workers: processes that load data. The samples are in memory, so 0 is fastest.
         smoothing: "adaptive" or a constant that is added to every importance.
+        refresh: largest age of a prediction in epochs.
         predictor_options: keyword arguments of the predictor.
         device: where the network trains.
     """
@@ -62,6 +63,7 @@ class Config:
     model: str | None = None
     workers: int = 0
     smoothing: str | float = "adaptive"
+    refresh: float = 0.5
     predictor_options: dict[str, Any] = field(default_factory=dict)
     device: str = "cpu"
 

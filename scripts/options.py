@@ -42,12 +42,31 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="adaptive (default) or a constant ≥ 0",
     )
+    option(
+        "--refresh",
+        type=float,
+        default=Config.refresh,
+        metavar="E",
+        help="largest age of a prediction, in epochs (default: %(default)s)",
+    )
     option("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(default: %(default)s)")
 
 
 def training_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the values of `add_training_options` as fields of `Config`."""
-    names = ("dataset", "model", "steps", "batch_size", "optimizer", "lr", "schedule", "workers", "smoothing", "device")
+    names = (
+        "dataset",
+        "model",
+        "steps",
+        "batch_size",
+        "optimizer",
+        "lr",
+        "schedule",
+        "workers",
+        "smoothing",
+        "refresh",
+        "device",
+    )
     return {name: getattr(arguments, name) for name in names}
 
 

@@ -168,6 +168,7 @@ class Training:
             k=config.k,
             num_classes=len(self.task.class_names),
             smoothing=config.smoothing,
+            refresh=config.refresh,
             gate="auto" if config.gate == "auto" else None,
             seed=config.seed,
             predictor_options=self._predictor_options(),

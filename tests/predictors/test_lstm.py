@@ -11,6 +11,7 @@ from laws import (
     assert_unchanged,
     make_predictor,
     observe,
+    snapshot,
     through_file,
 )
 
@@ -188,6 +189,18 @@ def test_predictions_in_chunks_are_those_in_one(monkeypatch):
     torch.testing.assert_close(predictor.predict(EVERY), whole, rtol=1e-5, atol=1e-6)
 
 
+def test_it_may_learn_from_every_third_update_only():
+    predictor, history = make({"train_every": 3})
+    changes = []
+    for step in range(1, 7):
+        before = snapshot(predictor)["network"]
+        observe(predictor, history, [(EVERY, torch.full((len(EVERY),), float(step)))], first_step=step)
+        changes.append(
+            any(not torch.equal(before[name], value) for name, value in predictor.network.state_dict().items())
+        )
+    assert changes == [False, False, True, False, False, True]
+
+
 def test_a_huge_batch_is_learned_from_in_part(monkeypatch):
     monkeypatch.setattr("approx_is.predictors.lstm.CHUNK", 5)
     whole, part = make()[0], make()[0]
@@ -232,6 +245,11 @@ def test_an_unknown_choice_lists_the_known_ones(option, choices):
 def test_options_that_are_not_positive_are_refused(option, value):
     with pytest.raises(ValueError, match=rf"LSTMPredictor\({option}=\.\.\.\)` must be positive; got {value}"):
         make({option: value})
+
+
+def test_it_cannot_learn_less_often_than_never():
+    with pytest.raises(ValueError, match=r"`LSTMPredictor\(train_every=\.\.\.\)` must be at least 1; got 0"):
+        make({"train_every": 0})
 
 
 def test_the_deviance_is_smallest_at_the_mean():
