@@ -133,7 +133,11 @@ class GainRatio:
             self._batches = 0
             if not self._moments.is_empty:
                 self._moments.reset()
-        elif moments is not None and not (host.is_on_host(moments) and _is_broken(moments)):
+        elif moments is not None:
+            if not host.is_on_host(moments):
+                moments = torch.where(moments.isfinite().all(), moments, self._moments.value)
+            elif not all(map(math.isfinite, moments.tolist())):
+                return
             self._batches += 1
             self._moments.update(_capped(moments, self._moments.value))
 
@@ -202,13 +206,8 @@ class GainRatio:
                 raise ValueError(f"`{where}[{name!r}]` must be at least {least}; got {state[name]}.")
 
 
-def _is_broken(moments: Tensor) -> bool:
-    return not all(map(math.isfinite, moments.tolist()))
-
-
 def _capped(moments: Tensor, averages: Tensor) -> Tensor:
     # one outlier would make the ratio its own, 1 / w, for as long as it is remembered
-    moments = torch.where(moments.isfinite().all(), moments, averages)  # an accelerator was not asked before
     return torch.where(averages > 0, torch.minimum(moments, LARGEST_JUMP * averages), moments)
 
 

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from approx_is import ApproxSampler, registry
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "scripts/data/README.md"]
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/performance.md", "scripts/data/README.md"]
 
 
 def python_blocks(document: str) -> list[str]:
