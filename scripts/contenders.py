@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import importlib.util
 from abc import ABC, abstractmethod
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from approx_is import SumTree
-from resident_memory import PROCESS, Resident
+from resident_memory import PROCESS, Resident, give_back
 
 
 class Contender(ABC):
@@ -149,8 +148,7 @@ def resident_bytes() -> int | None:
     """Return the memory that this process holds and needs, not counting files; None where the system does not tell."""
     if not PROCESS.is_dir():
         return None
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)  # what is free but kept for later would hide what comes next
+    give_back()
     return Resident.now().anonymous
 
 

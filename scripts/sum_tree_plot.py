@@ -57,6 +57,7 @@ def plot(measurements: Sequence[Measurement], title: str, path: Path) -> None:
             ha="right",
             va="top",
         )
+        axes.set_ylim(bottom=AIM / 2)
         axes.set(xlabel="items N", ylabel=f"draw + update, ns per item, {threads} thread{'s' * (threads > 1)}")
         axes.set_title(title)
         axes.grid(visible=True)
