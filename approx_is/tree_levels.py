@@ -1,7 +1,7 @@
 """How a sum tree is searched and kept up to date, level by level.
 
-Twice: with numpy, whose calls on few numbers take half as long as torch's, and with torch, for tensors that are not in
-the CPU's memory. Levels are what `SumTree` holds: leaves [rows, F] first, then sums of their rows as [rows / F, F], …,
+Twice: with numpy, whose calls on few numbers cost less than torch's, and with torch, for tensors that are not in the
+CPU's memory. Levels are what `SumTree` holds: leaves [rows, F] first, then sums of their rows as [rows / F, F], …,
 and the sums of the last of these as the top, [R].
 """
 
@@ -69,7 +69,7 @@ def _descend_with_numpy(levels: Sequence[Array], uniforms: NDArray[np.float64]) 
 
 
 def _cumulative(values: Array) -> NDArray[np.float64]:
-    # torch's is five times as fast as numpy's
+    # numpy's is slow along short rows
     sums: NDArray[np.float64] = torch.from_numpy(values).cumsum(-1, dtype=torch.float64).numpy()
     return sums
 

@@ -35,7 +35,7 @@ class LSTMPredictor:
     deviance :math:`\lambda - v \log \lambda`. Its minimiser is the conditional mean, as that of the squared error is,
     but errors count in proportion to the size of what is predicted: importances span many orders of magnitude.
     `objective="squared", inputs="loss", hidden_size=32` is the paper's: eq. 17, and the size of its LSTMs. Half of that
-    captures as much of the variance and takes half the time.
+    captures as much and takes less time, see `docs/performance.md`.
 
     Reference:
         Katharopoulos & Fleuret (2017), §3.3, eq. 17 and §4.

@@ -126,12 +126,12 @@ def weighting(workload: Workload, batch: Batch, draw: Draw, *, weighted_first: b
     inputs, targets = workload.to_device(batch)
     logits = workload.outputs(inputs).detach().requires_grad_()
     times = {}
-    mean_loss(logits, targets).backward()  # type: ignore[no-untyped-call]  # neither of the two is to come first
+    mean_loss(logits, targets).backward()  # neither of the two is to come first
     for is_weighted in (weighted_first, not weighted_first):
         logits.grad = None
         started = clock()
         loss = draw.weighted_mean(sample_losses(logits, targets)) if is_weighted else mean_loss(logits, targets)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         times[is_weighted] = clock() - started
     return times[True] - times[False]
 

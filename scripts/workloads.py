@@ -91,7 +91,7 @@ class Workload:
 
     def _descend(self, loss: Tensor) -> None:
         self._optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self._optimizer.step()
 
 
