@@ -29,10 +29,10 @@ class ClassMean:
         self._sums = torch.zeros(2, num_classes, dtype=torch.float64, device=device)
         self._both = torch.arange(2, device=device).unsqueeze(1)
 
-    def update(self, labels: Tensor, observed: Tensor, weights: Tensor) -> None:
-        """Take in a batch: classes int64 [B], observed importances float [B], their unbiased weights float64 [B]."""
-        # of classes in the batch only: a rare class keeps its mean
-        self._sums.index_copy_(1, labels, self._sums.index_select(1, labels) * self._decay)
+    def update(self, labels: Tensor, observed: Tensor, weights: Tensor, num_batches: int = 1) -> None:
+        """Take in batches: classes int64 [B], observed importances float [B], their unbiased weights float64 [B]."""
+        # of classes in the batches only: a rare class keeps its mean
+        self._sums.index_copy_(1, labels, self._sums.index_select(1, labels) * self._decay**num_batches)
         self._sums.index_put_((self._both, labels), torch.stack([weights * observed, weights]), accumulate=True)
 
     def of(self, labels: Tensor) -> Tensor:

@@ -127,9 +127,16 @@ class RunningDiagnostics:
         self._uniform = True
 
     def update(
-        self, weights: Tensor, unbiased: Tensor, observed: Tensor, predicted: Tensor, *, uniform: bool
+        self,
+        weights: Tensor,
+        unbiased: Tensor,
+        observed: Tensor,
+        predicted: Tensor,
+        *,
+        uniform: bool,
+        num_batches: int = 1,
     ) -> Tensor:
-        """Take in one batch and return its estimate of the data set's mean importance.
+        """Take in batches and return their estimate of the data set's mean importance.
 
         The averages start anew when draws by importance follow plain epochs, and the reverse.
 
@@ -138,7 +145,8 @@ class RunningDiagnostics:
             unbiased: the weights that k = 1 would have, :math:`1/(N p_i)`, float64 [B].
             observed: observed importances, finite, float [B].
             predicted: what the predictor expected of them, float [B].
-            uniform: whether the batch is one of a plain epoch.
+            uniform: whether they are of a plain epoch.
+            num_batches: how many batches of about the same size they are.
 
         Returns:
             Mean of `unbiased * observed`, a float64 scalar.
@@ -149,7 +157,8 @@ class RunningDiagnostics:
         importance = unbiased * observed
         factors = [importance, importance * observed, importance * importance, unbiased * predicted]
         moments = torch.stack(factors).mean(1)
-        self._moments.update(torch.cat([moments, effective_sample_size(weights).unsqueeze(0)]))
+        sample_size = effective_sample_size(weights).unsqueeze(0) / num_batches
+        self._moments.update(torch.cat([moments, sample_size]), num_batches)
         return moments[0]
 
     def metrics(self) -> dict[str, float]:

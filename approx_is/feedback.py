@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from approx_is.backlog import Backlog, Lesson
 from approx_is.diagnostics import RunningDiagnostics
 from approx_is.draw import Ticket
 from approx_is.drawer import Drawer
 from approx_is.duplicates import average_duplicates
 from approx_is.gain import GainRatio, second_moments
-from approx_is.gate import Look
+from approx_is.gate import AlwaysOpen, Look
 from approx_is.learner import Learner
 from approx_is.observation import Observation
 
@@ -20,52 +25,83 @@ __all__ = ["Feedback"]
 class Feedback:
     """Hands an observation on to all that learn from it, or to as few as the gate looks for.
 
+    The gate is told at once, the others when there are as many batches as they are to learn from together.
+
     Args:
         drawer: made the draws, and asks the gate.
         learner: remembers and predicts.
         gain: measures what draws gain.
         diagnostics: measure how good they are.
+        update_every: batches that are learned from together.
     """
 
-    def __init__(self, drawer: Drawer, learner: Learner, gain: GainRatio, diagnostics: RunningDiagnostics) -> None:
+    def __init__(
+        self, drawer: Drawer, learner: Learner, gain: GainRatio, diagnostics: RunningDiagnostics, *, update_every: int
+    ) -> None:
         self._gate = drawer.gate
         self._proposal = drawer.proposal
         self._learner = learner
         self._gain = gain
         self._diagnostics = diagnostics
+        self._backlog = Backlog(update_every, learner.history.num_samples, learner.history.device)
 
     def give(self, seen: Observation, ticket: Ticket, look: Look, step: int) -> None:
         """Hand on what was observed of a draw, one sample at least."""
-        if look is Look.LEARN:
-            self._learn(seen, ticket, step)
+        uniform = ticket.place is not None
+        if look is not Look.LEARN:
+            last = self._remember(seen, step) if look is Look.REMEMBER else None
+            self._gate.observe(seen.importance, seen.unbiased, drawn=not uniform, predicted=None, last=last)
             return
-        last = self._remember(seen, step) if look is Look.REMEMBER else None
-        drawn = ticket.place is None
-        self._gate.observe(seen.importance, seen.unbiased, drawn=drawn, predicted=None, last=last)
+        if not isinstance(self._gate, AlwaysOpen):
+            predicted = self._would_have_drawn(seen.indices) if uniform else None
+            self._gate.observe(seen.importance, seen.unbiased, drawn=not uniform, predicted=predicted, last=None)
+        self._gain.observe(None, len(seen), uniform=uniform)
+        first = ticket.place is not None and ticket.place < self._learner.history.num_samples
+        if not self._backlog.fits(uniform=uniform, first=first):
+            self._learn()
+        self._backlog.add(Lesson(seen, step, ticket.drawn_at), uniform=uniform, first=first)
+        if self._backlog.is_full:
+            self._learn()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is yet to be learned from."""
+        return self._backlog.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a state; raise `ValueError` before changing anything if it does not fit."""
+        self._backlog.load_state_dict(state)
+
+    def check_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raise `ValueError` unless `load_state_dict` would accept the state."""
+        self._backlog.check_state_dict(state)
 
     def _remember(self, seen: Observation, step: int) -> Tensor:
+        self._learn()
         last = self._learner.last(seen.indices)
         # of a plain epoch, and so without duplicates
         self._learner.remember(seen.indices, seen.importance, seen.unbiased, step)
         return last
 
-    def _learn(self, seen: Observation, ticket: Ticket, step: int) -> None:
-        uniform = ticket.place is not None
+    def _learn(self) -> None:
+        lessons, uniform, first = self._backlog.take(), self._backlog.uniform, self._backlog.first
+        if not lessons:
+            return
+        seen = Observation.joined([lesson.seen for lesson in lessons])
         predicted = self._proposal.importance(seen.indices)
-        smoothed = self._smoothed(seen.indices, predicted) if uniform else None
-        self._gate.observe(seen.importance, seen.unbiased, drawn=not uniform, predicted=smoothed, last=None)
         averaged = average_duplicates(seen.indices, seen.importance)
-        self._learner.learn(seen.indices, averaged, seen.unbiased, step, ticket.drawn_at)
-        self._gain.observe(second_moments(seen.importance, seen.unbiased, seen.weights), len(seen), uniform=uniform)
-        mean = self._diagnostics.update(seen.weights, seen.unbiased, seen.importance, predicted, uniform=uniform)
+        self._learner.learn(lessons, replace(seen, importance=averaged))
+        if not uniform:
+            moments = second_moments(seen.importance, seen.unbiased, seen.weights)
+            self._gain.observe_moments(moments, len(lessons))
+        mean = self._diagnostics.update(
+            *(seen.weights, seen.unbiased, seen.importance, predicted), uniform=uniform, num_batches=len(lessons)
+        )
         if not self._learner.own_scale:
-            self._proposal.observe_mean(mean)
-        due = self._learner.due(seen.indices, warming_up=self._is_first(ticket))
+            self._proposal.observe_mean(mean, len(lessons))
+        due = self._learner.due(seen.indices, len(lessons), warming_up=first)
         self._proposal.set_importance(due, self._learner.predict(due))
 
-    def _smoothed(self, indices: Tensor, importance: Tensor) -> Tensor:
+    def _would_have_drawn(self, indices: Tensor) -> Tensor:
+        """Return what samples would have been drawn in proportion to, float [B]; NaN where nothing was observed."""
         known = self._learner.history.counts(indices) > 0
-        return torch.where(known, importance + self._proposal.constant, torch.nan)
-
-    def _is_first(self, ticket: Ticket) -> bool:
-        return ticket.place is not None and ticket.place < self._learner.history.num_samples
+        return torch.where(known, self._proposal.importance(indices) + self._proposal.constant, torch.nan)

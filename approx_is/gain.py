@@ -120,7 +120,8 @@ class GainRatio:
         """Take in a batch; moments that are not finite are skipped, and outliers capped.
 
         Args:
-            moments: as `second_moments` returns them, float64 [2]; None will do for a uniform batch.
+            moments: as `second_moments` returns them, float64 [2]; None for a uniform batch, or to hand them in later,
+                see `observe_moments`.
             batch_size: draws in the batch.
             uniform: whether they were uniform: nothing is gained, and the moments' averages start anew after it.
 
@@ -134,12 +135,21 @@ class GainRatio:
             if not self._moments.is_empty:
                 self._moments.reset()
         elif moments is not None:
-            if not host.is_on_host(moments):
-                moments = torch.where(moments.isfinite().all(), moments, self._moments.value)
-            elif not all(map(math.isfinite, moments.tolist())):
-                return
-            self._batches += 1
-            self._moments.update(_capped(moments, self._moments.value))
+            self.observe_moments(moments, 1)
+
+    def observe_moments(self, moments: Tensor, num_batches: int) -> None:
+        """Take in the moments of batches drawn by importance that `observe` was told of without them.
+
+        Args:
+            moments: their mean, as `second_moments` returns it of all batches together, float64 [2].
+            num_batches: how many there were.
+        """
+        if not host.is_on_host(moments):
+            moments = torch.where(moments.isfinite().all(), moments, self._moments.value)
+        elif not all(map(math.isfinite, moments.tolist())):
+            return
+        self._batches += num_batches
+        self._moments.update(_capped(moments, self._moments.value), num_batches)
 
     def end_step(self) -> None:
         """Say that the optimizer has stepped: its gradient was of all draws observed since the last time."""

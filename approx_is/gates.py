@@ -18,6 +18,7 @@ def make_gate(
     k: float | Callable[[int], float],
     scorer: ScoringPredictor | None,
     epoch_steps: float,
+    update_every: int,
 ) -> Gate:
     """Return the gate of a sampler.
 
@@ -27,6 +28,7 @@ def make_gate(
         k: bias exponent, or a function of the step.
         scorer: a predictor that scores candidates; None for others.
         epoch_steps: batches an epoch.
+        update_every: steps that are learned from together.
 
     Raises:
         ValueError: `gate` is nothing of the kind, or there must be one.
@@ -35,8 +37,8 @@ def make_gate(
         gate = VarianceGate() if k == 1 else None
     if isinstance(gate, VarianceGate):
         if scorer is None:
-            return PredictorGate(gate, epoch_steps=epoch_steps)
-        return PresamplingGate(gate, least_threshold=scorer.least_tau)
+            return PredictorGate(gate, epoch_steps=epoch_steps, update_every=update_every)
+        return PresamplingGate(gate, least_threshold=scorer.least_tau, update_every=update_every)
     if gate is not None:
         raise ValueError(f'`gate` must be "auto", None or a VarianceGate; got {gate!r}.')
     if scorer is not None and scorer.needs_tau:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from approx_is.backlog import default_update_every
 from approx_is.checks import check_importance, check_indices, check_number, check_positive, check_seed
 from approx_is.diagnostics import RunningDiagnostics
 from approx_is.draw import Draw, Ticket, check_candidates, check_per_sample, check_ticket
@@ -33,7 +34,7 @@ from approx_is.weighting import check_exponent
 
 __all__ = ["ImportanceSampler"]
 
-STATE_VERSION = 2
+STATE_VERSION = 3
 
 
 class ImportanceSampler:
@@ -70,6 +71,9 @@ class ImportanceSampler:
             k = 1, where that is a matter of variance, and the latter otherwise.
         refresh: largest age of a prediction in epochs, > 0: `batch_size / refresh` samples beyond those drawn are
             predicted anew each step.
+        update_every: updates that are learned from together, at least 1, which costs little more than learning from one
+            of them; what they observe has its effect when the last of them has come. None for a 32nd of an epoch, 8 at
+            most.
         drop_last: leave out the first epoch's last batch if it would be smaller than the others.
         seed: of all draws and of the predictor's start; the global random generators are not touched.
         device: where history, tree and predictor live; None for the CPU.
@@ -101,6 +105,7 @@ class ImportanceSampler:
         candidates: int | None = None,
         gate: str | VarianceGate | None = "auto",
         refresh: float = 0.5,
+        update_every: int | None = None,
         drop_last: bool = False,
         seed: int = 0,
         device: torch.device | str | None = None,
@@ -118,6 +123,9 @@ class ImportanceSampler:
             raise ValueError(
                 f"`refresh` must be positive, in epochs; got {refresh}. Use math.inf to predict drawn samples only."
             )
+        if update_every is None:
+            update_every = default_update_every(num_samples, batch_size)
+        self.update_every = check_positive(update_every, "update_every")
         labels, num_classes = check_labels(labels, num_samples, num_classes)
         labels = None if labels is None else labels.to(self.device)
         draws, epochs, start = (int(word) for word in np.random.SeedSequence(check_seed(seed)).generate_state(3))
@@ -139,8 +147,14 @@ class ImportanceSampler:
                 smallest_batch=min(batch_size, num_samples) if drop_last else 1,
                 device=self.device,
             ),
-            Proposal(num_samples, smoothing, seed=draws, device=self.device),
-            make_gate(gate, k=k, scorer=self.scorer, epoch_steps=num_samples / batch_size),
+            Proposal(num_samples, smoothing, seed=draws, device=self.device, ahead=self.update_every),
+            make_gate(
+                gate,
+                k=k,
+                scorer=self.scorer,
+                epoch_steps=num_samples / batch_size,
+                update_every=self.update_every,
+            ),
             exponent=self._exponent,
             scorer=self.scorer,
             candidates=candidates,
@@ -148,7 +162,9 @@ class ImportanceSampler:
         self._learner = Learner(history, built, labels, num_classes, rolling=math.ceil(batch_size / refresh))
         self._diagnostics = RunningDiagnostics(device=self.device)
         self.gain = GainRatio(device=self.device)
-        self._feedback = Feedback(self._drawer, self._learner, self.gain, self._diagnostics)
+        self._feedback = Feedback(
+            *(self._drawer, self._learner, self.gain, self._diagnostics), update_every=self.update_every
+        )
         self.step = 0
         self._not_finite = torch.zeros((), dtype=torch.int64, device=self.device)
 
@@ -323,6 +339,7 @@ class ImportanceSampler:
             "learner": self._learner.state_dict(),
             "diagnostics": self._diagnostics.state_dict(),
             "gain": self.gain.state_dict(),
+            "feedback": self._feedback.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -337,6 +354,7 @@ class ImportanceSampler:
         self._drawer.load_state_dict(state["drawer"])
         self._diagnostics.load_state_dict(state["diagnostics"])
         self.gain.load_state_dict(state["gain"])
+        self._feedback.load_state_dict(state["feedback"])
         self.step = state["step"]
         self._not_finite.fill_(state["not_finite"])
 
@@ -350,11 +368,12 @@ class ImportanceSampler:
                         f"`{where}` has {name} {state[name]!r}; this sampler has {reference[name]!r}. "
                         "Was it made with another data set, predictor, gate or release?"
                     )
-        check_like(state, reference, where, skip=("drawer", "learner"))
+        check_like(state, reference, where, skip=("drawer", "learner", "feedback"))
         self._drawer.check_state_dict(state["drawer"])
         self._learner.check_state_dict(state["learner"])
         self._diagnostics.check_state_dict(state["diagnostics"])
         self.gain.check_state_dict(state["gain"])
+        self._feedback.check_state_dict(state["feedback"])
 
     def _read(self, draw: Draw, observed: Tensor | Callable[[], Tensor], look: Look) -> Observation | None:
         if look is not Look.AWAY:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from approx_is import host
+from approx_is.backlog import Lesson
 from approx_is.checks import are_importances
 from approx_is.class_mean import ClassMean
 from approx_is.history import LossHistory
 from approx_is.labels import classes_of
+from approx_is.observation import Observation
 from approx_is.protocols import Predictor
 from approx_is.state import check_like
 
@@ -47,7 +49,6 @@ class Learner:
         self._labels = labels
         self._class_mean = ClassMean(num_classes, device=history.device)
         self._rolling = min(rolling, history.num_samples)
-        self._others = torch.arange(min(max(rolling, SWEEP), history.num_samples), device=history.device)
         self._cursor = 0
         self.own_scale = getattr(predictor, "own_scale", False)
         self._is_local = getattr(predictor, "local", False)
@@ -58,29 +59,29 @@ class Learner:
         self._outdated = 0  # samples whose predictions are of an earlier revision
         self._rejected = torch.zeros((), dtype=torch.int64, device=history.device)
 
-    def learn(self, indices: Tensor, observed: Tensor, unbiased: Tensor, step: int, drawn_at: int) -> None:
-        """Take in observations.
+    def learn(self, lessons: Sequence[Lesson], seen: Observation) -> None:
+        """Take in observations: the predictor batch by batch, the history all of them, as of the last one's step.
 
         Args:
-            indices: samples, int64 [B].
-            observed: their importance, float32 [B], finite and ≥ 0, alike where a sample appears more than once.
-            unbiased: weights :math:`1 / (N p_i)` of the draw, float64 [B].
-            step: training step.
-            drawn_at: training step after which the samples were drawn.
+            lessons: the batches.
+            seen: the same, joined; its importance is the mean where a sample appears more than once.
         """
-        draw = {"weights": unbiased, "drawn_at": drawn_at} if self._knows_draws else {}
+        sizes = [len(lesson.seen) for lesson in lessons]
+        averaged = torch.split(seen.importance, sizes)
         with torch.autocast(self.history.device.type, enabled=False):
-            self.predictor.update(indices, observed, step, **draw)
-        self._store(indices, observed, unbiased, step)
+            for lesson, observed in zip(lessons, averaged, strict=True):
+                draw = {"weights": lesson.seen.unbiased, "drawn_at": lesson.drawn_at} if self._knows_draws else {}
+                self.predictor.update(lesson.seen.indices, observed, lesson.step, **draw)
+        self._store(seen.indices, seen.importance, seen.unbiased, lessons[-1].step, len(lessons))
 
     def remember(self, indices: Tensor, observed: Tensor, unbiased: Tensor, step: int) -> None:
-        """Take in observations without the predictor, which finds them in the history; arguments as of `learn`."""
+        """Take in observations of a batch without the predictor, which finds them in the history."""
         self._store(indices, observed, unbiased, step)
         self._unsettled = self.history.num_samples  # they were not predicted anew
 
-    def _store(self, indices: Tensor, observed: Tensor, unbiased: Tensor, step: int) -> None:
+    def _store(self, indices: Tensor, observed: Tensor, unbiased: Tensor, step: int, num_batches: int = 1) -> None:
         self.history.append_averaged(indices, observed, step)
-        self._class_mean.update(classes_of(self._labels, indices), observed, unbiased)
+        self._class_mean.update(classes_of(self._labels, indices), observed, unbiased, num_batches)
 
     def last(self, indices: Tensor) -> Tensor:
         """Return the last observations of samples, int64 [B] → float [B], NaN where there is none."""
@@ -118,8 +119,8 @@ class Learner:
         mean = self._class_mean.of(classes_of(self._labels, indices))
         return torch.where(self.history.counts(indices) > 0, self.history.last(indices).float(), mean)
 
-    def due(self, indices: Tensor, *, warming_up: bool) -> Tensor:
-        """Return whom to predict anew after `indices` were observed: these, and the next ones in turn.
+    def due(self, indices: Tensor, num_batches: int, *, warming_up: bool) -> Tensor:
+        """Return whom to predict anew after so many batches of `indices` were observed: these, and the next in turn.
 
         A `local` predictor's other answers would be the same as before: one round after the warm-up, for samples that
         it left out, is enough. After a revision a sweep goes over all of them, many a step.
@@ -128,13 +129,13 @@ class Learner:
         if revision != self._revision:
             self._revision = revision
             self._outdated = self.history.num_samples if self.history.num_samples <= LARGEST_SWEPT else 0
-        count = min(len(self._others), max(self._rolling, self._outdated))
+        count = min(self.history.num_samples, num_batches * max(self._rolling, min(self._outdated, SWEEP)))
         if count == 0 or (self._is_local and (warming_up or self._unsettled <= 0)):
             return indices
         if not warming_up:
             self._unsettled -= count
         self._outdated = max(0, self._outdated - count)
-        others = (self._others[:count] + self._cursor) % self.history.num_samples
+        others = torch.arange(self._cursor, self._cursor + count, device=self.history.device) % self.history.num_samples
         self._cursor = (self._cursor + count) % self.history.num_samples
         return torch.cat([indices, others])
 

@@ -44,10 +44,11 @@ class MovingAverage:
         self._sums = torch.zeros(size, dtype=torch.float64, device=device)
         self._share = 0.0  # of the sums that values make up
 
-    def update(self, values: Tensor) -> None:
-        """Take in values, float64 [size] on the device."""
-        self._sums.lerp_(values.double(), self._rate)
-        self._share += self._rate * (1 - self._share)
+    def update(self, values: Tensor, count: int = 1) -> None:
+        """Take in values, float64 [size] on the device, as often as `count` says."""
+        rate = self._rate if count == 1 else 1 - (1 - self._rate) ** count
+        self._sums.lerp_(values.double(), rate)
+        self._share += rate * (1 - self._share)
 
     @property
     def value(self) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -80,6 +80,19 @@ class Observation:
         finite = observed.isfinite()
         indices, unbiased, weights, observed = (t[finite] for t in (indices, unbiased, weights, observed))
         return cls(indices, observed, weights, unbiased, len(finite) - len(observed))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Observation]) -> Observation:
+        """Return observations one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(
+            torch.cat([part.indices for part in parts]),
+            torch.cat([part.importance for part in parts]),
+            torch.cat([part.weights for part in parts]),
+            torch.cat([part.unbiased for part in parts]),
+            sum(part.num_left_out for part in parts),
+        )
 
     def __len__(self) -> int:
         """Return how many samples there are."""

@@ -14,7 +14,7 @@ from approx_is.diagnostics import increment_of_moments
 from approx_is.gate import PLAIN_DRAW_EVERY, SETTLE_STEPS, Look, VarianceGate
 from approx_is.moving_average import MovingAverage
 from approx_is.state import check_at_least, check_like
-from approx_is.step_clock import ENOUGH_STEPS, StepClock
+from approx_is.step_clock import StepClock
 from approx_is.time_credit import TimeCredit
 from approx_is.variance_evidence import PATIENCE, VarianceEvidence
 
@@ -53,16 +53,19 @@ class PredictorGate:
     Args:
         options: margin, relative cost, budget and rate are used.
         epoch_steps: batches an epoch.
+        update_every: steps that are learned from together, at one of them.
     """
 
-    def __init__(self, options: VarianceGate, *, epoch_steps: float) -> None:
+    def __init__(self, options: VarianceGate, *, epoch_steps: float, update_every: int = 1) -> None:
         self._options = options
         self._trial_steps = math.ceil(epoch_steps) + 2 * PATIENCE
         self._half_epoch = math.ceil(epoch_steps / 2)
         self._ideal = MovingAverage(IDEAL_RATE, 2)  # means of v² and v over the data set
         self._predicted = VarianceEvidence(options.rate)  # of draws by prediction
         self._remembered = VarianceEvidence(options.rate)  # of draws by the last observation
-        self._clock = StepClock(("plain", "remembering", "learning", "drawn"))
+        self._clock = StepClock(
+            ("plain", "remembering", "learning", "drawn"), spans={"learning": update_every, "drawn": update_every}
+        )
         self._open = False
         self._steps = 0
         self._trial = 0  # steps left of it
@@ -95,7 +98,7 @@ class PredictorGate:
         """A step's time with the predictor over one without, at least 1; NaN while it is not known."""
         if self._options.relative_cost is not None:
             return self._options.relative_cost
-        kind = "drawn" if self._clock.count("drawn") >= ENOUGH_STEPS else "learning"
+        kind = "drawn" if self._clock.is_known("drawn") else "learning"
         ratio = self._clock.believed_ratio(kind, "plain")
         return ratio if math.isnan(ratio) else max(1.0, ratio)
 

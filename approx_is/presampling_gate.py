@@ -12,7 +12,7 @@ from torch import Tensor
 from approx_is.diagnostics import batch_increment
 from approx_is.gate import PLAIN_DRAW_EVERY, SETTLE_STEPS, Look, VarianceGate
 from approx_is.state import check_at_least, check_like
-from approx_is.step_clock import ENOUGH_STEPS, StepClock
+from approx_is.step_clock import StepClock
 
 __all__ = ["PresamplingGate"]
 
@@ -40,13 +40,14 @@ class PresamplingGate:
     Args:
         options: threshold, decay and relative cost are used.
         least_threshold: the threshold, if the options have none, and if steps do not turn out to cost more.
+        update_every: drawn steps that are learned from together, at one of them.
     """
 
-    def __init__(self, options: VarianceGate, *, least_threshold: float) -> None:
+    def __init__(self, options: VarianceGate, *, least_threshold: float, update_every: int = 1) -> None:
         self._options = options
         self._least_threshold = least_threshold
         self._average = 0.0
-        self._clock = StepClock(("uniform", "drawn"))
+        self._clock = StepClock(("uniform", "drawn"), spans={"drawn": update_every})
         self._was_open = False
         self._closed_steps = 0
         self._steps = 0
@@ -61,7 +62,7 @@ class PresamplingGate:
     @property
     def is_open(self) -> bool:
         """Whether candidates are to be scored."""
-        return self._average > self.threshold and (not self._is_timed or self._clock.count("uniform") >= ENOUGH_STEPS)
+        return self._average > self.threshold and (not self._is_timed or self._clock.is_known("uniform"))
 
     @property
     def wants_plain_step(self) -> bool:

@@ -53,6 +53,7 @@ class ApproxSampler:
         gate: a `VarianceGate` to draw by importance only while it pays; None to do so always; "auto" for the former at
             k = 1, and the latter otherwise.
         refresh: largest age of a prediction in epochs, > 0.
+        update_every: updates that are learned from together, see `ImportanceSampler`.
         seed: of all draws, of the predictor's start and of the workers; the global random generators are not touched.
         device: where history, tree and predictor live; None for the CPU.
         history_dtype: of the remembered observations, float16, bfloat16, float32 or float64.
@@ -93,6 +94,7 @@ class ApproxSampler:
         candidates: int | None = None,
         gate: str | VarianceGate | None = "auto",
         refresh: float = 0.5,
+        update_every: int | None = None,
         seed: int = 0,
         device: torch.device | str | None = None,
         history_dtype: torch.dtype = torch.float32,
@@ -112,6 +114,7 @@ class ApproxSampler:
             candidates=candidates,
             gate=gate,
             refresh=refresh,
+            update_every=update_every,
             drop_last=loader.drop_last,
             seed=seed,
             device=device,

@@ -66,7 +66,7 @@ class ConstantSmoothing:
         """Return the constant c, a float64 scalar, given the mean predicted importance of all samples."""
         return (mean_importance * LEAST_SHARE).clamp(min=self._constant)
 
-    def update(self, observed_mean: Tensor, /) -> None:
+    def update(self, observed_mean: Tensor, num_batches: int = 1, /) -> None:
         """Take no notice: the constant is constant."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -117,10 +117,11 @@ class AdaptiveSmoothing:
         observed = (self._mean / max(self._share, 1e-12)).to(mean_importance.device)
         return torch.maximum(observed, mean_importance).mul_(max(self._fraction, LEAST_SHARE))
 
-    def update(self, observed_mean: Tensor, /) -> None:
-        """Take in the observed mean of a batch, a finite float64 scalar that estimates the mean over the data set."""
-        self._mean = torch.lerp(self._mean.to(observed_mean.device), observed_mean.double(), 1 - self._decay)
-        self._share = self._decay * self._share + (1 - self._decay)
+    def update(self, observed_mean: Tensor, num_batches: int = 1, /) -> None:
+        """Take in the observed mean of batches, a finite float64 scalar that estimates the mean over the data set."""
+        decay = self._decay**num_batches
+        self._mean = torch.lerp(self._mean.to(observed_mean.device), observed_mean.double(), 1 - decay)
+        self._share = decay * self._share + (1 - decay)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the moving average and the settings it was made with."""

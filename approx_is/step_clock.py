@@ -11,13 +11,16 @@ from typing import Any
 
 from approx_is.state import check_like
 
-__all__ = ["ENOUGH_STEPS", "StepClock"]
+__all__ = ["StepClock"]
 
 ENOUGH_STEPS = 8
 """Steps of a kind before its time is believed."""
 
+ENOUGH_MEANS = 2
+"""The same where several steps count as one."""
+
 DROPPED = 1
-"""First steps of a kind that are not counted: they allocate, compile and fill caches."""
+"""First steps of a kind, or first mean, that are not counted: they allocate, compile and fill caches."""
 
 
 class StepClock:
@@ -28,14 +31,25 @@ class StepClock:
 
     Args:
         kinds: names of the kinds of steps.
-        window: steps of each kind that are remembered.
+        spans: kinds of which one step in so many takes longer, and the others less, for that: the mean of so many
+            counts as one.
+        window: steps of each kind, or means, that are remembered.
         now: returns the time in seconds; None for `perf_counter`.
     """
 
-    def __init__(self, kinds: Sequence[str], *, window: int = 15, now: Callable[[], float] | None = None) -> None:
+    def __init__(
+        self,
+        kinds: Sequence[str],
+        *,
+        spans: Mapping[str, int] | None = None,
+        window: int = 15,
+        now: Callable[[], float] | None = None,
+    ) -> None:
         self._now = now or perf_counter
         self._window = window
+        self._spans = dict.fromkeys(kinds, 1) | dict(spans or {})
         self._seconds = {kind: deque[float](maxlen=window) for kind in kinds}
+        self._partial: dict[str, list[float]] = {kind: [] for kind in kinds}  # steps of a mean that is not complete yet
         self._dropped = dict.fromkeys(kinds, 0)
         self._last = math.nan
 
@@ -46,14 +60,17 @@ class StepClock:
             return
         if math.isnan(last):
             return
-        if self._dropped[kind] < DROPPED:
+        if self._dropped[kind] < DROPPED * self._spans[kind]:
             self._dropped[kind] += 1
-        else:
-            self._seconds[kind].append(self._last - last)
+            return
+        self._partial[kind].append(self._last - last)
+        if len(self._partial[kind]) == self._spans[kind]:
+            self._seconds[kind].append(statistics.fmean(self._partial[kind]))
+            self._partial[kind].clear()
 
     def count(self, kind: str) -> int:
-        """Return how many steps of that kind are remembered."""
-        return len(self._seconds[kind])
+        """Return how many steps of that kind are remembered, those of a mean that is complete."""
+        return self._spans[kind] * len(self._seconds[kind])
 
     def median(self, kind: str) -> float:
         """Return the median of the remembered steps in seconds; NaN if there are none."""
@@ -67,11 +84,16 @@ class StepClock:
 
     def believed_ratio(self, kind: str, base: str) -> float:
         """Return `ratio`; NaN while there are too few steps of either kind to believe it."""
-        return self.ratio(kind, base) if min(self.count(kind), self.count(base)) >= ENOUGH_STEPS else math.nan
+        return self.ratio(kind, base) if self.is_known(kind) and self.is_known(base) else math.nan
+
+    def is_known(self, kind: str) -> bool:
+        """Return whether there are enough steps of that kind, and means, to believe its time."""
+        return self.count(kind) >= ENOUGH_STEPS and len(self._seconds[kind]) >= ENOUGH_MEANS
 
     def forget(self, kind: str) -> None:
         """Forget the steps of that kind."""
         self._seconds[kind].clear()
+        self._partial[kind].clear()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what is remembered; the time that passes until the state is loaded is no step."""
@@ -83,6 +105,7 @@ class StepClock:
         for kind, seconds in self._seconds.items():
             seconds.clear()
             seconds.extend(state[kind])
+            self._partial[kind].clear()
             self._dropped[kind] = 0
         self._last = math.nan
 

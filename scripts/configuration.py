@@ -42,6 +42,7 @@ class Config:
         workers: processes that load data. The samples are in memory, so 0 is fastest.
         smoothing: "adaptive" or a constant that is added to every importance.
         refresh: largest age of a prediction in epochs.
+        update_every: updates that the sampler learns from together; by default a 32nd of an epoch, 8 at most.
         predictor_options: keyword arguments of the predictor.
         device: where the network trains.
     """
@@ -64,6 +65,7 @@ class Config:
     workers: int = 0
     smoothing: str | float = "adaptive"
     refresh: float = 0.5
+    update_every: int | None = None
     predictor_options: dict[str, Any] = field(default_factory=dict)
     device: str = "cpu"
 

@@ -49,6 +49,12 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
         metavar="E",
         help="largest age of a prediction, in epochs (default: %(default)s)",
     )
+    option(
+        "--update-every",
+        type=positive,
+        metavar="N",
+        help="updates that the sampler learns from together (default: a 32nd of an epoch, 8 at most)",
+    )
     option("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(default: %(default)s)")
 
 
@@ -65,6 +71,7 @@ def training_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "workers",
         "smoothing",
         "refresh",
+        "update_every",
         "device",
     )
     return {name: getattr(arguments, name) for name in names}

@@ -31,7 +31,7 @@ class Overhead:
     Attributes:
         parts: median ms of each part of its time.
         percent: their sum, of a uniform step.
-        loop_percent: by how much a step of the whole loop is longer than the uniform one of the same round, median.
+        loop_percent: by how much the median step of the whole loop is longer than the median uniform one.
     """
 
     parts: Times
@@ -62,7 +62,7 @@ class Measurement:
 
 
 class Rounds:
-    """One step of the plain loop, then two of each loop with a sampler, timed as a whole and by part; and so on.
+    """A step of the plain loop, then as many with a sampler as are learned from together; so for each, and so on.
 
     Args:
         workload: what all of them train.
@@ -84,12 +84,11 @@ class Rounds:
 
     def take(self) -> None:
         """Take a round."""
-        batch = self.plain_step()
         for name, loop in self._loops.items():
-            started = self._clock()
-            draw = loop.step()
-            self._whole[name].append(self._clock() - started)
-            self._parts[name].append(loop.step_by_part(self._clock))
+            batch = self.plain_step()
+            draw, whole, parts = loop.steps_by_part(self._clock)
+            self._whole[name].append(whole)
+            self._parts[name].append(parts)
         self._weighting.append(weighting(self._workload, batch, draw, weighted_first=len(self._weighting) % 2 == 1))
 
     def plain_step(self) -> Batch:
@@ -108,16 +107,17 @@ class Rounds:
         Args:
             refits: ms a step that some predictors take now and then, which no median shows.
         """
-        uniform = self._uniform[WARM_UP:]
+        uniform = self._uniform[WARM_UP * len(self._loops) :]
         overheads = {}
         for name in self._loops:
             parts = _medians(self._parts[name][WARM_UP:])
             parts["weighting"] = max(0.0, median(self._weighting[WARM_UP:]))
             parts |= {"refits": refits[name]} if name in refits else {}
-            ratios = [whole / step for whole, step in zip(self._whole[name][WARM_UP:], uniform, strict=True)]
             percent = 100 * sum(parts.values()) / median(uniform)
-            overheads[name] = Overhead(parts, percent, loop_percent=100 * (median(ratios) - 1))
-        return Measurement(len(uniform), median(uniform), median(self._loading[WARM_UP:]), overheads)
+            ratio = median(self._whole[name][WARM_UP:]) / median(uniform)
+            overheads[name] = Overhead(parts, percent, loop_percent=100 * (ratio - 1))
+        loading = self._loading[WARM_UP * len(self._loops) :]
+        return Measurement(len(self._weighting) - WARM_UP, median(uniform), median(loading), overheads)
 
 
 def weighting(workload: Workload, batch: Batch, draw: Draw, *, weighted_first: bool) -> float:
@@ -140,7 +140,7 @@ def refit_time(predictor: str, *, num_samples: int, batch_size: int, device: tor
     """Return the ms that refits, and the sweeps after them, add to the median of an update.
 
     They are timed over all updates from one refit to the next, with the fit in the same thread, as if all of its time
-    were lost to training, and divided by the number of updates.
+    were lost to training, and divided by the number of updates; those learned from together count as one.
     """
     sampler = ImportanceSampler(
         num_samples,
@@ -161,7 +161,8 @@ def refit_time(predictor: str, *, num_samples: int, batch_size: int, device: tor
         sampler.update(draw, observed)
         ended = clock()
         times += [ended - started] if update >= 2 * period else []
-    return fmean(times) - median(times)
+    together = sampler.update_every
+    return fmean(times) - median(fmean(times[start : start + together]) for start in range(0, len(times), together))
 
 
 def closed_gate_percent(workload: Workload, rounds: int) -> float:

@@ -169,6 +169,7 @@ class Training:
             num_classes=len(self.task.class_names),
             smoothing=config.smoothing,
             refresh=config.refresh,
+            update_every=config.update_every,
             gate="auto" if config.gate == "auto" else None,
             seed=config.seed,
             predictor_options=self._predictor_options(),

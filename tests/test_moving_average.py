@@ -108,3 +108,13 @@ def test_a_damaged_state_changes_nothing(state, match):
     average = averaged([4.0])
     with assert_unchanged(average), pytest.raises(ValueError, match=match):
         average.load_state_dict(state)
+
+
+@pytest.mark.parametrize("rate", [0.005, 0.3, 1.0])
+def test_a_value_taken_in_several_times_at_once_counts_as_often(rate):
+    at_once, one_by_one = MovingAverage(rate), MovingAverage(rate)
+    for value, count in ((1.0, 3), (5.0, 1), (2.0, 8)):
+        at_once.update(torch.tensor([value]), count)
+        for _ in range(count):
+            one_by_one.update(torch.tensor([value]))
+    torch.testing.assert_close(at_once.value, one_by_one.value, rtol=1e-12, atol=0)

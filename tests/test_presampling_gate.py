@@ -13,7 +13,6 @@ from approx_is.gate import SETTLE_STEPS, AlwaysOpen, Look
 from approx_is.gates import make_gate
 from approx_is.predictor_gate import PredictorGate
 from approx_is.presampling_gate import MEASURED_FOR, PresamplingGate
-from approx_is.step_clock import ENOUGH_STEPS
 
 ONES = torch.ones(4)
 
@@ -70,7 +69,7 @@ class TestThreshold:
         gate.observe_scores(scores_of(3.0))
         assert not gate.is_open  # before it is known what a uniform step takes
         for drawn, seconds in ((False, 1.0), (True, 4.0)):
-            for _ in range(ENOUGH_STEPS + 3):
+            for _ in range(8 + 3):
                 time[0] += seconds
                 gate.end_step(Look.LEARN, drawn=drawn)
             assert gate.is_open is not drawn

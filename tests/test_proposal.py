@@ -1,6 +1,7 @@
 import pytest
 import torch
 from laws import (
+    assert_frequencies,
     assert_is_distribution,
     assert_same,
     assert_unbiased_by_enumeration,
@@ -179,3 +180,56 @@ def test_a_damaged_state_changes_nothing(damage, match):
     damage(state)
     with assert_unchanged(proposal), pytest.raises(ValueError, match=match):
         proposal.load_state_dict(state)
+
+
+class TestDrawnAhead:
+    def make(self, ahead, seed=0, importance=IMPORTANCE):
+        device = torch.device("cpu")
+        proposal = Proposal(len(importance), make_smoothing("adaptive"), seed=seed, device=device, ahead=ahead)
+        proposal.set_importance(torch.arange(len(importance)), importance)
+        return proposal
+
+    def test_batches_are_from_the_distribution_and_independent(self):
+        proposal = self.make(4)
+        batches = torch.stack([proposal.draw(2)[0] for _ in range(8_000)])
+        assert_frequencies(batches.flatten(), proposal.probabilities())
+        pairs = batches[:, 0] * SIZE + batches[:, 1]
+        assert_frequencies(pairs, torch.outer(proposal.probabilities(), proposal.probabilities()).flatten())
+        neighbours = batches[:-1, 0] * SIZE + batches[1:, 0]
+        assert_frequencies(neighbours, torch.outer(proposal.probabilities(), proposal.probabilities()).flatten())
+
+    @pytest.mark.parametrize("change", ["importance", "mean"])
+    def test_none_is_handed_out_after_a_change(self, change):
+        proposal = self.make(4)
+        proposal.draw(5)
+        if change == "importance":
+            proposal.set_importance(torch.tensor([0]), torch.tensor([50.0]))
+        else:
+            proposal.observe_mean(torch.tensor(9.0, dtype=torch.float64))
+        indices, probabilities = proposal.draw(5)
+        assert torch.equal(probabilities, proposal.probabilities(indices))
+
+    def test_batches_of_another_size_are_drawn_anew(self):
+        proposal = self.make(4)
+        sizes = [len(proposal.draw(count)[0]) for count in (5, 5, 3, 3, 7)]
+        assert sizes == [5, 5, 3, 3, 7]
+
+    @pytest.mark.parametrize("handed_out", range(6))
+    def test_those_left_are_restored(self, handed_out):
+        proposal, restored = self.make(4), self.make(4, seed=1)
+        for _ in range(handed_out):
+            proposal.draw(5)
+        restored.load_state_dict(through_file(proposal.state_dict()))
+        for _ in range(9):
+            for found, expected in zip(restored.draw(5), proposal.draw(5), strict=True):
+                assert torch.equal(found, expected)
+        assert_same(snapshot(restored), snapshot(proposal))
+
+    @pytest.mark.parametrize(
+        ("stock", "count", "match"), [(5, 3, "at most 4"), (-1, 3, "at least 0"), (2, 0, "at least 1")]
+    )
+    def test_a_damaged_state_changes_nothing(self, stock, count, match):
+        proposal = self.make(4)
+        state = snapshot(proposal) | {"stock": stock, "count": count}
+        with assert_unchanged(proposal), pytest.raises(ValueError, match=match):
+            proposal.load_state_dict(state)

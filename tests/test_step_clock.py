@@ -216,3 +216,43 @@ def test_only_steps_from_wait_to_wait_count():
         clock.tick("plain", waited=waited)
     # the first is the start, the second is dropped; the fourth and the one after it are not known
     assert clock.state_dict() == {"plain": [2.0, 1.0]}
+
+
+class TestSpans:
+    def make(self):
+        time = Time()
+        clock = StepClock(KINDS, spans={"drawn": 3}, now=time)
+        clock.tick("plain")
+        tick(clock, time, "drawn", *[99.0] * 3 * DROPPED)
+        return clock, time
+
+    def test_the_mean_of_so_many_steps_counts_as_one(self):
+        clock, time = self.make()
+        tick(clock, time, "drawn", 1.0, 1.0, 7.0)
+        assert clock.median("drawn") == 3.0
+        assert clock.count("drawn") == 3
+        tick(clock, time, "drawn", 1.0, 1.0)
+        assert clock.count("drawn") == 3
+
+    def test_steps_of_other_kinds_may_come_between(self):
+        clock, time = self.make()
+        for _ in range(3):
+            tick(clock, time, "drawn", 2.0)
+            tick(clock, time, "plain", 50.0)
+        assert clock.median("drawn") == 2.0
+        assert clock.median("plain") == 50.0
+
+    def test_two_means_at_least_are_believed(self):
+        clock, time = self.make()
+        known = []
+        for _ in range(9):
+            tick(clock, time, "drawn", 1.0)
+            known.append(clock.is_known("drawn"))
+        assert known == [False] * 8 + [True]
+
+    def test_half_a_mean_is_forgotten_with_the_others(self):
+        clock, time = self.make()
+        tick(clock, time, "drawn", 8.0)
+        clock.forget("drawn")
+        tick(clock, time, "drawn", 1.0, 1.0, 1.0)
+        assert clock.median("drawn") == 1.0
