@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,19 +32,26 @@ def default_update_every(num_samples: int, batch_size: int) -> int:
     return min(LARGEST_DEFAULT, max(1, num_samples // (PARTS_OF_EPOCH * batch_size)))
 
 
-@dataclass(frozen=True)
 class Lesson:
     """What one update has to teach.
 
-    Attributes:
-        seen: what was observed, of one sample at least.
+    Args:
+        seen: what was observed, or a function that returns it once other ranks have told.
         step: training step.
         drawn_at: training step after which it was drawn.
     """
 
-    seen: Observation
-    step: int
-    drawn_at: int
+    def __init__(self, seen: Observation | Callable[[], Observation], step: int, drawn_at: int) -> None:
+        self._seen = seen
+        self.step = step
+        self.drawn_at = drawn_at
+
+    @property
+    def seen(self) -> Observation:
+        """What was observed; waits for other ranks."""
+        if not isinstance(self._seen, Observation):
+            self._seen = self._seen()
+        return self._seen
 
 
 @dataclass
@@ -111,12 +118,13 @@ class Backlog:
             check_indices(entry["indices"], self.num_samples, f"{where}['lessons']['indices']")
             for name in ("importance", "weights", "unbiased"):
                 check_importance(entry[name], entry["indices"].shape, f"{where}['lessons'][{name!r}]")
-            check_at_least(entry, {"step": 0, "drawn_at": 0}, f"{where}['lessons']")
+            check_at_least(entry, {"step": 0, "drawn_at": 0, "num_left_out": 0}, f"{where}['lessons']")
 
     def _lesson_of(self, entry: Mapping[str, Any]) -> Lesson:
         names = ("indices", "importance", "weights", "unbiased")
         indices, importance, weights, unbiased = (entry[name].to(self.device, copy=True) for name in names)
-        return Lesson(Observation(indices, importance, weights, unbiased, 0), entry["step"], entry["drawn_at"])
+        seen = Observation(indices, importance, weights, unbiased, entry["num_left_out"])
+        return Lesson(seen, entry["step"], entry["drawn_at"])
 
 
 def _state_of(lesson: Lesson) -> dict[str, Any]:
@@ -125,6 +133,7 @@ def _state_of(lesson: Lesson) -> dict[str, Any]:
         "importance": lesson.seen.importance,
         "weights": lesson.seen.weights,
         "unbiased": lesson.seen.unbiased,
+        "num_left_out": int(lesson.seen.num_left_out),
         "step": lesson.step,
         "drawn_at": lesson.drawn_at,
     }

@@ -40,13 +40,16 @@ class Draw:
     Attributes:
         indices: positions in the data set, int64 [B]; a sample may appear more than once.
         probabilities: chance of each sample to be drawn, float64 [B].
-        weights: weight of each sample's loss, :math:`(N p_i)^{-k}`, float32 [B].
+        weights: weight of each sample's loss, :math:`(N p_i)^{-k}`, float32 [B]; on ranks whose batches are not equally
+            large, multiplied so that the mean over ranks is that of all samples.
     """
 
     indices: Tensor
     probabilities: Tensor
     weights: Tensor
     _ticket: Ticket | None = field(default=None, repr=False)
+    _whole: Draw | None = field(default=None, repr=False)  # what ranks drew together, if this is a part of it
+    _is_plain: bool = field(default=True, repr=False)  # False where a part's weights are not those of the whole
 
     def __len__(self) -> int:
         """Return the batch size B."""
@@ -54,13 +57,18 @@ class Draw:
 
     @property
     def is_uniform(self) -> bool:
-        """Whether it is a batch of a plain epoch, of weight 1: in the first one, and while the gate is closed."""
+        """Whether it is a batch of a plain epoch, of equal weights: in the first one, and while the gate is closed."""
         return self._ticket is not None and self._ticket.place is not None
 
     @property
     def is_batch(self) -> bool:
         """Whether it is to be trained on; False for candidates, see `ImportanceSampler.request`."""
         return self._ticket is None or self._ticket.choose == 0
+
+    @property
+    def whole(self) -> Draw:
+        """What ranks drew together, with places among the samples held for indices; the draw itself without ranks."""
+        return self if self._whole is None else self._whole
 
     @property
     def drawn_at(self) -> int:
@@ -87,7 +95,7 @@ class Draw:
             tensor(2.5000)
         """
         check_per_sample(losses, len(self), "Draw.weighted_mean(losses)")
-        if self.is_uniform:
+        if self.is_uniform and self._is_plain:
             return losses.mean(dtype=torch.promote_types(losses.dtype, self.weights.dtype))
         return (_moved(self.weights, losses.device) * losses).mean()
 

@@ -12,6 +12,7 @@ from approx_is.draw import Draw, Ticket
 from approx_is.gate import Gate
 from approx_is.proposal import Proposal
 from approx_is.protocols import ScoringPredictor
+from approx_is.ranks import share_of
 from approx_is.state import check_like
 from approx_is.uniform_epochs import UniformEpochs
 from approx_is.weighting import importance_weights
@@ -30,6 +31,7 @@ class Drawer:
         exponent: gives k of the step.
         scorer: a predictor that scores candidates rather than predicting; None for others.
         candidates: samples that each batch is drawn from; None for all.
+        num_ranks: how many share the draws.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Drawer:
         exponent: Callable[[int], float],
         scorer: ScoringPredictor | None,
         candidates: int | None,
+        num_ranks: int = 1,
     ) -> None:
         self.epochs = epochs
         self.proposal = proposal
@@ -50,6 +53,7 @@ class Drawer:
         self._exponent = exponent
         self._scorer = scorer
         self._candidates = candidates
+        self._num_ranks = num_ranks
         self._owner = object()
 
     @property
@@ -68,30 +72,36 @@ class Drawer:
         """Return a batch, or candidates to `choose` it from.
 
         Args:
-            batch_size: draws B.
+            batch_size: draws of each rank.
             step: updates so far.
         """
+        together = self._num_ranks * batch_size
         if not self.is_by_importance:
-            indices, place = self.epochs.take(batch_size)
+            indices, place = self.epochs.take(together)
             return self._uniform(indices, Ticket(self._owner, place=place, drawn_at=step))
         k = self._exponent(step)  # it may refuse, and so comes first
         if self._scorer is not None:
-            size, choose = self._scorer.sizes(batch_size, self.gate.tau)
+            size, choose = (self._num_ranks * each for each in self._scorer.sizes(batch_size, self.gate.tau))
         elif self._candidates is not None:
-            size, choose = self._candidates, batch_size
+            size, choose = self._candidates, together
         else:
-            return self._weighed(*self.proposal.draw(batch_size), k, Ticket(self._owner, drawn_at=step))
+            return self._weighed(*self.proposal.draw(together), k, Ticket(self._owner, drawn_at=step))
         candidates = self.proposal.draw_candidates(size)
         return self._uniform(candidates, Ticket(self._owner, drawn_at=step, choose=choose))
 
     def choose(self, candidates: Draw, importance: Tensor) -> tuple[Draw, Tensor]:
-        """Return what is chosen from candidates of that importance, float [S], and its positions among them."""
+        """Return what is chosen from candidates of that importance, float [S], and its positions among them.
+
+        Ranks that score their candidates have nobody else's data, and so each chooses its part from its own.
+        """
         ticket = candidates._ticket
         assert ticket is not None
         k = self._exponent(ticket.drawn_at)
         if self._scorer is not None:
             self.gate.observe_scores(importance)
-        positions, probabilities = self.proposal.choose(ticket.choose, importance)
+        num_ranks = 1 if self._scorer is None else self._num_ranks
+        parts = [self._choose_part(ticket.choose, importance, num_ranks, rank) for rank in range(num_ranks)]
+        positions, probabilities = (torch.cat(values) for values in zip(*parts, strict=True))
         chosen = Ticket(self._owner, drawn_at=ticket.drawn_at)
         return self._weighed(candidates.indices[positions], probabilities, k, chosen), positions
 
@@ -128,6 +138,12 @@ class Drawer:
         self.epochs.check_state_dict(state["epochs"])
         self.proposal.check_state_dict(state["proposal"])
         self.gate.check_state_dict(state["gate"])
+
+    def _choose_part(self, choose: int, importance: Tensor, num_ranks: int, rank: int) -> tuple[Tensor, Tensor]:
+        share = share_of(len(importance), num_ranks, rank)
+        own = importance[share.start : share.start + share.length]
+        positions, probabilities = self.proposal.choose(share_of(choose, num_ranks, rank).length, own)
+        return positions + share.start, probabilities
 
     def _uniform(self, indices: Tensor, ticket: Ticket) -> Draw:
         weights = torch.ones(len(indices), device=indices.device)

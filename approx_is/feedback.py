@@ -18,6 +18,7 @@ from approx_is.gain import GainRatio, second_moments
 from approx_is.gate import AlwaysOpen, Look
 from approx_is.learner import Learner
 from approx_is.observation import Observation
+from approx_is.state import check_at_least, check_like
 
 __all__ = ["Feedback"]
 
@@ -43,47 +44,69 @@ class Feedback:
         self._learner = learner
         self._gain = gain
         self._diagnostics = diagnostics
-        self._backlog = Backlog(update_every, learner.history.num_samples, learner.history.device)
+        device = learner.history.device
+        self._backlog = Backlog(update_every, learner.history.num_samples, device)
+        self._not_finite = torch.zeros((), dtype=torch.int64, device=device)
 
-    def give(self, seen: Observation, ticket: Ticket, look: Look, step: int) -> None:
-        """Hand on what was observed of a draw, one sample at least."""
+    @property
+    def not_finite(self) -> int:
+        """Number of observations left out, of those that were looked at so far."""
+        return int(self._not_finite)
+
+    def give(self, lesson: Lesson, ticket: Ticket, look: Look, num_draws: int) -> None:
+        """Hand on what was observed of a draw, of `num_draws` samples over all ranks."""
         uniform = ticket.place is not None
         if look is not Look.LEARN:
-            last = self._remember(seen, step) if look is Look.REMEMBER else None
-            self._gate.observe(seen.importance, seen.unbiased, drawn=not uniform, predicted=None, last=last)
+            self._not_finite += lesson.seen.num_left_out
+            last = self._remember(lesson) if look is Look.REMEMBER else None
+            self._tell_gate(lesson.seen, uniform=uniform, predicted=None, last=last)
             return
         if not isinstance(self._gate, AlwaysOpen):
-            predicted = self._would_have_drawn(seen.indices) if uniform else None
-            self._gate.observe(seen.importance, seen.unbiased, drawn=not uniform, predicted=predicted, last=None)
-        self._gain.observe(None, len(seen), uniform=uniform)
+            predicted = self._would_have_drawn(lesson.seen.indices) if uniform else None
+            self._tell_gate(lesson.seen, uniform=uniform, predicted=predicted, last=None)
         first = ticket.place is not None and ticket.place < self._learner.history.num_samples
         if not self._backlog.fits(uniform=uniform, first=first):
             self._learn()
-        self._backlog.add(Lesson(seen, step, ticket.drawn_at), uniform=uniform, first=first)
+        self._gain.observe(None, num_draws, uniform=uniform)
+        self._backlog.add(lesson, uniform=uniform, first=first)
         if self._backlog.is_full:
             self._learn()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what is yet to be learned from."""
-        return self._backlog.state_dict()
+        """Return what is yet to be learned from, and what was left out."""
+        return {"backlog": self._backlog.state_dict(), "not_finite": self.not_finite}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state; raise `ValueError` before changing anything if it does not fit."""
-        self._backlog.load_state_dict(state)
+        self.check_state_dict(state)
+        self._backlog.load_state_dict(state["backlog"])
+        self._not_finite.fill_(state["not_finite"])
 
     def check_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raise `ValueError` unless `load_state_dict` would accept the state."""
-        self._backlog.check_state_dict(state)
+        where = "load_state_dict(state)['feedback']"
+        check_like(state, self.state_dict(), where, skip=("backlog",))
+        check_at_least(state, {"not_finite": 0}, where)
+        self._backlog.check_state_dict(state["backlog"])
 
-    def _remember(self, seen: Observation, step: int) -> Tensor:
+    def _tell_gate(self, seen: Observation, *, uniform: bool, predicted: Tensor | None, last: Tensor | None) -> None:
+        if len(seen):
+            self._gate.observe(seen.importance, seen.unbiased, drawn=not uniform, predicted=predicted, last=last)
+
+    def _remember(self, lesson: Lesson) -> Tensor:
         self._learn()
+        seen = lesson.seen
         last = self._learner.last(seen.indices)
-        # of a plain epoch, and so without duplicates
-        self._learner.remember(seen.indices, seen.importance, seen.unbiased, step)
+        if len(seen):
+            # of a plain epoch, and so without duplicates
+            self._learner.remember(seen.indices, seen.importance, seen.unbiased, lesson.step)
         return last
 
     def _learn(self) -> None:
         lessons, uniform, first = self._backlog.take(), self._backlog.uniform, self._backlog.first
+        for lesson in lessons:
+            self._not_finite += lesson.seen.num_left_out
+        lessons = [lesson for lesson in lessons if len(lesson.seen)]
         if not lessons:
             return
         seen = Observation.joined([lesson.seen for lesson in lessons])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -94,6 +94,7 @@ class GainRatio:
         rate: of the moving averages, in (0, 1].
         patience: batches that are not drawn uniformly before the ratio is believed, at least 1.
         device: where the averages of what is observed live.
+        mean: returns the mean of a number over ranks that draw by themselves; None where there are none.
 
     Raises:
         ValueError: a bound is violated.
@@ -108,7 +109,15 @@ class GainRatio:
         2.05
     """
 
-    def __init__(self, *, rate: float = 0.02, patience: int = 8, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        *,
+        rate: float = 0.02,
+        patience: int = 8,
+        device: torch.device | str = "cpu",
+        mean: Callable[[float], float] | None = None,
+    ) -> None:
+        self._mean = mean
         self._patience = check_positive(patience, "GainRatio(patience=...)")
         self._moments = MovingAverage(rate, 2, device=device)
         self._signal = MovingAverage(rate, 2)
@@ -185,6 +194,10 @@ class GainRatio:
             return 1.0
         ratio = gain_ratio(self.variance_ratio, self.signal_share, self._batch_size)
         return min(ratio, LARGEST_GAIN) if ratio > 1 + ROUNDING else 1.0
+
+    def agreed_value(self) -> float:
+        """Return the mean of r over ranks that draw by themselves; all of them are to ask."""
+        return self.value if self._mean is None else self._mean(self.value)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the averages (not copied) and counts."""

@@ -137,7 +137,7 @@ class GainLR:
         """Count the step just taken, and set the rate of the next."""
         self._effective_steps += self._ratio
         self._gain.end_step()
-        self._ratio = self._gain.value
+        self._ratio = self._gain.agreed_value()
         self._set_rates(1.0)  # many a schedule computes a rate from the one it set before
         position = (math.floor(self._effective_steps + self._ratio) - 1) // self._every
         for _ in range(_position(self._schedule), min(position, _last_position(self._schedule))):

@@ -19,6 +19,7 @@ def make_gate(
     scorer: ScoringPredictor | None,
     epoch_steps: float,
     update_every: int,
+    now: Callable[[], float] | None = None,
 ) -> Gate:
     """Return the gate of a sampler.
 
@@ -29,6 +30,7 @@ def make_gate(
         scorer: a predictor that scores candidates; None for others.
         epoch_steps: batches an epoch.
         update_every: steps that are learned from together.
+        now: returns the time in seconds; None for the clock's.
 
     Raises:
         ValueError: `gate` is nothing of the kind, or there must be one.
@@ -37,8 +39,8 @@ def make_gate(
         gate = VarianceGate() if k == 1 else None
     if isinstance(gate, VarianceGate):
         if scorer is None:
-            return PredictorGate(gate, epoch_steps=epoch_steps, update_every=update_every)
-        return PresamplingGate(gate, least_threshold=scorer.least_tau, update_every=update_every)
+            return PredictorGate(gate, epoch_steps=epoch_steps, update_every=update_every, now=now)
+        return PresamplingGate(gate, least_threshold=scorer.least_tau, update_every=update_every, now=now)
     if gate is not None:
         raise ValueError(f'`gate` must be "auto", None or a VarianceGate; got {gate!r}.')
     if scorer is not None and scorer.needs_tau:

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
-from approx_is.backlog import default_update_every
+from approx_is.backlog import Lesson, default_update_every
 from approx_is.checks import check_importance, check_indices, check_number, check_positive, check_seed
 from approx_is.diagnostics import RunningDiagnostics
+from approx_is.distributed import find_ranks
 from approx_is.draw import Draw, Ticket, check_candidates, check_per_sample, check_ticket
 from approx_is.drawer import Drawer
 from approx_is.feedback import Feedback
@@ -23,9 +25,10 @@ from approx_is.gates import make_gate
 from approx_is.history import LossHistory
 from approx_is.labels import check_labels
 from approx_is.learner import Learner
-from approx_is.observation import Observation
+from approx_is.observation import Observation, check_observed
 from approx_is.proposal import Proposal
 from approx_is.protocols import Predictor, PredictorFactory, ScoringPredictor
+from approx_is.ranks import share_of
 from approx_is.registry import build_predictor
 from approx_is.smoothing import Smoothing, make_smoothing
 from approx_is.state import check_like
@@ -75,10 +78,13 @@ class ImportanceSampler:
             of them; what they observe has its effect when the last of them has come. None for a 32nd of an epoch, 8 at
             most.
         drop_last: leave out the first epoch's last batch if it would be smaller than the others.
+        process_group: ranks that train together, each on `batch_size` samples of a draw of all; None for all ranks, if
+            `torch.distributed` was initialised. To be independent of the others, a rank needs a group of its own.
+        shard: whether each rank holds only every W-th sample, and draws from those by itself.
         seed: of all draws and of the predictor's start; the global random generators are not touched.
         device: where history, tree and predictor live; None for the CPU.
         history_dtype: of the remembered observations, float16, bfloat16, float32 or float64.
-        history_path: a directory for a memory-mapped history, see `LossHistory`.
+        history_path: a directory for a memory-mapped history, see `LossHistory`; each rank has a folder in it.
         predictor_options: keyword arguments of the predictor.
 
     Raises:
@@ -107,6 +113,8 @@ class ImportanceSampler:
         refresh: float = 0.5,
         update_every: int | None = None,
         drop_last: bool = False,
+        process_group: ProcessGroup | None = None,
+        shard: bool = False,
         seed: int = 0,
         device: torch.device | str | None = None,
         history_dtype: torch.dtype = torch.float32,
@@ -116,6 +124,7 @@ class ImportanceSampler:
         self.num_samples = check_positive(num_samples, "num_samples")
         self.batch_size = check_positive(batch_size, "batch_size")
         self._exponent = check_exponent(k, "ApproxSampler")
+        self.step = 0
         self.device = torch.device("cpu" if device is None else device)
         if candidates is not None:
             candidates = check_positive(candidates, "candidates", at_most=num_samples)
@@ -123,13 +132,35 @@ class ImportanceSampler:
             raise ValueError(
                 f"`refresh` must be positive, in epochs; got {refresh}. Use math.inf to predict drawn samples only."
             )
+        self._ranks = find_ranks(num_samples, process_group, shard=shard)
+        self.num_held = self._ranks.num_held
+        together = batch_size * self._ranks.num_drawing_together
+        epoch_steps = self.num_held / together
         if update_every is None:
-            update_every = default_update_every(num_samples, batch_size)
+            update_every = default_update_every(self.num_held, together)
         self.update_every = check_positive(update_every, "update_every")
         labels, num_classes = check_labels(labels, num_samples, num_classes)
-        labels = None if labels is None else labels.to(self.device)
-        draws, epochs, start = (int(word) for word in np.random.SeedSequence(check_seed(seed)).generate_state(3))
-        history = LossHistory(num_samples, window, dtype=history_dtype, device=self.device, path=history_path)
+        labels = self._ranks.held(None if labels is None else labels.to(self.device))
+        self._ranks.check_agreement(
+            {
+                "num_samples": num_samples,
+                "batch_size": batch_size,
+                "predictor": predictor if isinstance(predictor, str) else type(predictor).__qualname__,
+                "k": self.k,
+                "num_classes": num_classes,
+                "window": window,
+                "candidates": candidates,
+                "update_every": update_every,
+                "shard": shard,
+                "seed": seed,
+            }
+        )
+        stream = (self._ranks.rank,) if shard and self._ranks.size > 1 else ()
+        words = np.random.SeedSequence(check_seed(seed), spawn_key=stream).generate_state(3)
+        draws, epochs, start = (int(word) for word in words)
+        if history_path is not None and self._ranks.size > 1:
+            history_path = Path(history_path) / f"rank-{self._ranks.rank}"
+        history = LossHistory(self.num_held, window, dtype=history_dtype, device=self.device, path=history_path)
         arguments = (history, labels, num_classes, torch.Generator().manual_seed(start))
         built = build_predictor(predictor, arguments, predictor_options)
         self.scorer = built if isinstance(built, ScoringPredictor) else None
@@ -140,38 +171,54 @@ class ImportanceSampler:
             )
         smoothing = make_smoothing(smoothing, fraction=getattr(built, "smoothing_fraction", 0.5))
         self._drawer = Drawer(
-            num_samples,
+            self.num_held,
             UniformEpochs(
-                num_samples,
+                self.num_held,
                 seed=epochs,
-                smallest_batch=min(batch_size, num_samples) if drop_last else 1,
+                smallest_batch=min(together, self.num_held) if drop_last else 1,
                 device=self.device,
             ),
-            Proposal(num_samples, smoothing, seed=draws, device=self.device, ahead=self.update_every),
+            Proposal(self.num_held, smoothing, seed=draws, device=self.device, ahead=self.update_every),
             make_gate(
                 gate,
                 k=k,
                 scorer=self.scorer,
-                epoch_steps=num_samples / batch_size,
+                epoch_steps=epoch_steps,
                 update_every=self.update_every,
+                now=self._ranks.now,
             ),
             exponent=self._exponent,
             scorer=self.scorer,
             candidates=candidates,
+            num_ranks=self._ranks.num_drawing_together,
         )
-        self._learner = Learner(history, built, labels, num_classes, rolling=math.ceil(batch_size / refresh))
+        self._epoch_steps = epoch_steps
+        self._learner = Learner(history, built, labels, num_classes, rolling=math.ceil(together / refresh))
         self._diagnostics = RunningDiagnostics(device=self.device)
-        self.gain = GainRatio(device=self.device)
+        self.gain = GainRatio(device=self.device, mean=self._ranks.mean)
         self._feedback = Feedback(
             *(self._drawer, self._learner, self.gain, self._diagnostics), update_every=self.update_every
         )
-        self.step = 0
-        self._not_finite = torch.zeros((), dtype=torch.int64, device=self.device)
 
     @property
     def k(self) -> float:
         """The bias exponent of the next draw."""
         return self._exponent(self.step)
+
+    @property
+    def rank(self) -> int:
+        """Number of this rank, 0 without others."""
+        return self._ranks.rank
+
+    def num_batches(self, *, drop_last: bool) -> int:
+        """Return the number of batches an epoch, which is that of every rank.
+
+        Args:
+            drop_last: whether to leave out a last batch smaller than the others.
+        """
+        together = self.batch_size * self._ranks.num_drawing_together
+        size = self._ranks.epoch_size(drop_last=drop_last)
+        return size // together if drop_last else math.ceil(size / together)
 
     @property
     def gate(self) -> Gate:
@@ -213,10 +260,10 @@ class ImportanceSampler:
             ValueError: `batch_size` is not positive.
         """
         batch_size = self.batch_size if batch_size is None else check_positive(batch_size, "draw(batch_size)")
-        draw = self._drawer.request(batch_size, self.step)
-        if draw.is_batch or self.scorer is not None:
-            return draw
-        return self._drawer.choose(draw, self._learner.predict(draw.indices))[0]
+        whole = self._drawer.request(batch_size, self.step)
+        if not whole.is_batch and self.scorer is None:
+            whole = self._drawer.choose(whole, self._learner.predict(whole.indices))[0]
+        return self._ranks.part(whole)
 
     def choose(self, candidates: Draw, scores: Tensor) -> tuple[Draw, Tensor]:
         """Choose a batch from candidates, with replacement and in proportion to their smoothed scores.
@@ -234,7 +281,16 @@ class ImportanceSampler:
         """
         check_candidates(candidates, self._drawer.owner)
         check_importance(scores, candidates.indices.shape, "choose(scores)")
-        return self._drawer.choose(candidates.to(self.device), scores.detach().to(self.device))
+        whole = candidates.whole.to(self.device)
+        gathered = self._ranks.gather(scores.detach().to(self.device), whole)()
+        chosen, positions = self._drawer.choose(whole, gathered)
+        draw = self._ranks.part(chosen)
+        if draw is chosen:
+            return draw, positions
+        own, scored = (
+            share_of(len(each), self._ranks.num_drawing_together, self._ranks.rank) for each in (chosen, whole)
+        )
+        return draw, positions[own.samples] - scored.start
 
     def update(self, draw: Draw, observed: Tensor | Callable[[], Tensor]) -> None:
         """Remember what was observed of a draw, let the predictor learn from it, and predict anew.
@@ -254,19 +310,20 @@ class ImportanceSampler:
         ticket = check_ticket(draw, self._drawer.owner)
         drawn = ticket.place is None
         look = self.gate.look(drawn=drawn)
-        observation = self._read(draw, observed, look)
+        lesson = self._read(draw, observed, look)
+        num_draws = len(draw.whole) * self._ranks.size // self._ranks.num_drawing_together
         ticket.spent = True
         self.step += 1
-        if observation is not None:
-            self._not_finite += observation.num_left_out
         if look is not Look.LEARN and not self.gate.is_open:
-            self.gain.observe(None, len(draw), uniform=True)
-        if observation is not None and len(observation):
-            self._feedback.give(observation, ticket, look, self.step)
+            self.gain.observe(None, num_draws, uniform=True)
+        if lesson is not None:
+            self._feedback.give(lesson, ticket, look, num_draws)
         self.gate.end_step(look, drawn=drawn)
 
     def probabilities(self, indices: Tensor | None = None, *, gated: bool = True) -> Tensor:
         """Return the probability of samples in the next draw.
+
+        With `shard=True` they are those of the samples that this rank holds, in its own draws.
 
         With `candidates` it is the probability were all samples candidates, and so it is with a predictor that scores
         them, by what was last observed of each.
@@ -280,6 +337,7 @@ class ImportanceSampler:
         """
         if indices is not None:
             indices = check_indices(indices, self.num_samples, "probabilities(indices)").to(self.device)
+            indices = self._ranks.places(indices)
         return self._drawer.probabilities(indices) if gated else self._drawer.proposal.probabilities(indices)
 
     def metrics(self) -> dict[str, float]:
@@ -298,9 +356,9 @@ class ImportanceSampler:
             **self.gate.metrics(),
             "gain_ratio": self.gain.value,
             "step": float(self.step),
-            **self._learner.history.metrics(self.step, self.num_samples / self.batch_size),
+            **self._learner.history.metrics(self.step, self._epoch_steps),
             "smoothing": float(self._drawer.proposal.constant),
-            "not_finite": float(self._not_finite),
+            "not_finite": float(self._feedback.not_finite),
             "rejected_predictions": float(self._learner.rejected),
         }
 
@@ -311,9 +369,9 @@ class ImportanceSampler:
     def restore_draw(
         self, indices: Tensor, probabilities: Tensor, weights: Tensor, *, place: int | None, drawn_at: int, choose: int
     ) -> Draw:
-        """Return a draw of this sampler that was made before its state was saved."""
+        """Return a draw of this sampler that was made before its state was saved, given as ranks drew it together."""
         ticket = Ticket(self._drawer.owner, place, drawn_at, choose)
-        return Draw(indices, probabilities, weights, ticket).to(self.device)
+        return self._ranks.part(Draw(indices, probabilities, weights, ticket).to(self.device))
 
     def take_back(self, draws: list[Draw]) -> None:
         """Forget the latest draws, none of them trained on: samples of a plain epoch come again.
@@ -331,10 +389,10 @@ class ImportanceSampler:
         return {
             "version": STATE_VERSION,
             "num_samples": self.num_samples,
+            "shard": self._ranks.shard,
             "predictor_class": type(self._learner.predictor).__qualname__,
             "gate_class": type(self.gate).__name__,
             "step": self.step,
-            "not_finite": int(self._not_finite),
             "drawer": self._drawer.state_dict(),
             "learner": self._learner.state_dict(),
             "diagnostics": self._diagnostics.state_dict(),
@@ -356,13 +414,12 @@ class ImportanceSampler:
         self.gain.load_state_dict(state["gain"])
         self._feedback.load_state_dict(state["feedback"])
         self.step = state["step"]
-        self._not_finite.fill_(state["not_finite"])
 
     def _check_state_dict(self, state: Mapping[str, Any]) -> None:
         reference = self.state_dict()
         where = "load_state_dict(state)"
         if isinstance(state, Mapping):
-            for name in ("version", "num_samples", "predictor_class", "gate_class"):
+            for name in ("version", "num_samples", "shard", "predictor_class", "gate_class"):
                 if name in state and state[name] != reference[name]:
                     raise ValueError(
                         f"`{where}` has {name} {state[name]!r}; this sampler has {reference[name]!r}. "
@@ -375,10 +432,18 @@ class ImportanceSampler:
         self.gain.check_state_dict(state["gain"])
         self._feedback.check_state_dict(state["feedback"])
 
-    def _read(self, draw: Draw, observed: Tensor | Callable[[], Tensor], look: Look) -> Observation | None:
-        if look is not Look.AWAY:
-            observed = observed() if callable(observed) else observed
-            return Observation.read(draw, observed, self.num_samples, self.device, expected=self._learner.expect)
-        if not callable(observed):
-            check_per_sample(observed, len(draw), "update(observed)")
-        return None
+    def _read(self, draw: Draw, observed: Tensor | Callable[[], Tensor], look: Look) -> Lesson | None:
+        if look is Look.AWAY:
+            if not callable(observed):
+                check_per_sample(observed, len(draw), "update(observed)")
+            return None
+        observed = observed() if callable(observed) else observed
+        whole, step, drawn_at = draw.whole, self.step + 1, draw.drawn_at
+        if self._ranks.num_drawing_together == 1:
+            return Lesson(self._observation(whole, observed), step, drawn_at)
+        check_observed(observed, len(draw))
+        gathered = self._ranks.gather(observed.detach().to(self.device), whole)
+        return Lesson(lambda: self._observation(whole, gathered()), step, drawn_at)
+
+    def _observation(self, whole: Draw, observed: Tensor) -> Observation:
+        return Observation.read(whole, observed, self.num_held, self.device, expected=self._learner.expect)

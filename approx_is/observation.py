@@ -13,7 +13,7 @@ from approx_is import host
 from approx_is.checks import are_importances, check_not_negative
 from approx_is.draw import Draw, check_per_sample
 
-__all__ = ["Observation"]
+__all__ = ["Observation", "check_observed"]
 
 LARGEST = torch.finfo(torch.float32).max
 
@@ -97,6 +97,13 @@ class Observation:
     def __len__(self) -> int:
         """Return how many samples there are."""
         return len(self.indices)
+
+
+def check_observed(observed: Tensor, batch_size: int) -> None:
+    """Raise unless it is a real tensor [batch_size], and on the host nothing in it is negative."""
+    check_per_sample(observed, batch_size, "update(observed)")
+    if host.is_on_host(observed) and not are_importances(observed, below=LARGEST):
+        check_not_negative(observed.detach(), "update(observed)")
 
 
 def _repeated(valid: Tensor) -> Tensor:

@@ -88,10 +88,11 @@ class PendingDraws:
             self._resuming = True
             self._iteration += 1
 
-    def end(self, iteration: int) -> None:
-        """End an epoch, at its end or broken off; draws still on their way are forgotten."""
+    def end(self, iteration: int) -> bool:
+        """End an epoch, at its end or broken off, and forget draws still on their way; return whether it was going."""
         if iteration == self._iteration:
             self._forget()
+        return iteration == self._iteration
 
     def state_dict(self) -> dict[str, Any]:
         """Return the pending draws and the place in the epoch."""
@@ -130,7 +131,7 @@ class PendingDraws:
             has_indices = isinstance(entry, Mapping) and isinstance(entry.get("indices"), Tensor)
             size = entry["indices"].numel() if has_indices else 0
             check_like(entry, _draw_state(0, _blank_draw(size)), f"{where}['draws']")
-            check_indices(entry["indices"], self._sampler.num_samples, f"{where}['draws']['indices']")
+            check_indices(entry["indices"], self._sampler.num_held, f"{where}['draws']['indices']")
             check_at_least(entry, {"place": -1, "drawn_at": 0, "choose": 0}, f"{where}['draws']")
             if entry["choose"] and self._sampler.scorer is None:
                 raise ValueError(
@@ -151,6 +152,7 @@ class PendingDraws:
 
 
 def _draw_state(serial: int, draw: Draw) -> dict[str, Any]:
+    draw = draw.whole  # so that a state is that of any rank, and of any number of them
     ticket = draw._ticket or Ticket(None)
     return {
         "serial": serial,

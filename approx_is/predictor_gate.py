@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -54,9 +54,17 @@ class PredictorGate:
         options: margin, relative cost, budget and rate are used.
         epoch_steps: batches an epoch.
         update_every: steps that are learned from together, at one of them.
+        now: returns the time in seconds; None for the clock's.
     """
 
-    def __init__(self, options: VarianceGate, *, epoch_steps: float, update_every: int = 1) -> None:
+    def __init__(
+        self,
+        options: VarianceGate,
+        *,
+        epoch_steps: float,
+        update_every: int = 1,
+        now: Callable[[], float] | None = None,
+    ) -> None:
         self._options = options
         self._trial_steps = math.ceil(epoch_steps) + 2 * PATIENCE
         self._half_epoch = math.ceil(epoch_steps / 2)
@@ -64,7 +72,9 @@ class PredictorGate:
         self._predicted = VarianceEvidence(options.rate)  # of draws by prediction
         self._remembered = VarianceEvidence(options.rate)  # of draws by the last observation
         self._clock = StepClock(
-            ("plain", "remembering", "learning", "drawn"), spans={"learning": update_every, "drawn": update_every}
+            ("plain", "remembering", "learning", "drawn"),
+            spans={"learning": update_every, "drawn": update_every},
+            now=now,
         )
         self._open = False
         self._steps = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -41,13 +41,21 @@ class PresamplingGate:
         options: threshold, decay and relative cost are used.
         least_threshold: the threshold, if the options have none, and if steps do not turn out to cost more.
         update_every: drawn steps that are learned from together, at one of them.
+        now: returns the time in seconds; None for the clock's.
     """
 
-    def __init__(self, options: VarianceGate, *, least_threshold: float, update_every: int = 1) -> None:
+    def __init__(
+        self,
+        options: VarianceGate,
+        *,
+        least_threshold: float,
+        update_every: int = 1,
+        now: Callable[[], float] | None = None,
+    ) -> None:
         self._options = options
         self._least_threshold = least_threshold
         self._average = 0.0
-        self._clock = StepClock(("uniform", "drawn"), spans={"drawn": update_every})
+        self._clock = StepClock(("uniform", "drawn"), spans={"drawn": update_every}, now=now)
         self._was_open = False
         self._closed_steps = 0
         self._steps = 0

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 from torch.utils.data import DataLoader
 
 from approx_is.batches import ScoreError
@@ -22,7 +23,7 @@ from approx_is.loader import check_loader, rebuild_loader
 from approx_is.pending import PendingDraws
 from approx_is.protocols import Predictor, PredictorFactory
 from approx_is.smoothing import Smoothing
-from approx_is.state import check_generator_state, check_like
+from approx_is.state import check_at_least, check_like
 
 __all__ = ["ApproxSampler"]
 
@@ -54,6 +55,9 @@ class ApproxSampler:
             k = 1, and the latter otherwise.
         refresh: largest age of a prediction in epochs, > 0.
         update_every: updates that are learned from together, see `ImportanceSampler`.
+        process_group: ranks that train together, each with a loader of its own of the same data set and batch size;
+            None for all ranks, if `torch.distributed` was initialised. See `ImportanceSampler` and `docs/scaling.md`.
+        shard: whether each rank holds only every W-th sample, and draws from those by itself.
         seed: of all draws, of the predictor's start and of the workers; the global random generators are not touched.
         device: where history, tree and predictor live; None for the CPU.
         history_dtype: of the remembered observations, float16, bfloat16, float32 or float64.
@@ -95,6 +99,8 @@ class ApproxSampler:
         gate: str | VarianceGate | None = "auto",
         refresh: float = 0.5,
         update_every: int | None = None,
+        process_group: ProcessGroup | None = None,
+        shard: bool = False,
         seed: int = 0,
         device: torch.device | str | None = None,
         history_dtype: torch.dtype = torch.float32,
@@ -116,17 +122,18 @@ class ApproxSampler:
             refresh=refresh,
             update_every=update_every,
             drop_last=loader.drop_last,
+            process_group=process_group,
+            shard=shard,
             seed=seed,
             device=device,
             history_dtype=history_dtype,
             history_path=history_path,
             predictor_options=predictor_options,
         )
-        num_batches = num_samples // batch_size if loader.drop_last else -(-num_samples // batch_size)
-        self._pending = PendingDraws(self._sampler, num_batches)
-        (worker_seed,) = np.random.SeedSequence(seed, spawn_key=(1,)).generate_state(1)
-        self._worker_generator = torch.Generator().manual_seed(int(worker_seed))
-        self._worker_state = self._worker_generator.get_state()  # as it was when the epoch began
+        self._pending = PendingDraws(self._sampler, self._sampler.num_batches(drop_last=loader.drop_last))
+        self._worker_seed = seed
+        self._worker_epoch = 0  # iterations over: workers are seeded anew for each
+        self._worker_generator = torch.Generator()
         self._loader = rebuild_loader(loader, self._pending, self._worker_generator)
         self.epoch = 0
 
@@ -140,7 +147,9 @@ class ApproxSampler:
         Breaking off is fine: the next iteration begins a new epoch, and batches fetched ahead are forgotten.
         """
         iteration = self._pending.begin()
-        self._worker_state = self._worker_generator.get_state()
+        key = (1, self._worker_epoch, self._sampler.rank)
+        (seed,) = np.random.SeedSequence(self._worker_seed, spawn_key=key).generate_state(1)
+        self._worker_generator.manual_seed(int(seed))
         try:
             batches = iter(self._loader)
             while self._pending.is_unfinished(iteration):
@@ -156,11 +165,10 @@ class ApproxSampler:
         except ScoreError:
             del batches  # ends its workers, which the traceback would keep
             self._pending.pause(iteration)
-            self._worker_generator.set_state(self._worker_state)
             raise
         finally:
-            self._pending.end(iteration)
-            self._worker_state = self._worker_generator.get_state()
+            if self._pending.end(iteration):
+                self._worker_epoch += 1
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch number, as samplers of distributed training have it; draws do not depend on it."""
@@ -222,7 +230,8 @@ class ApproxSampler:
         return {
             "sampler": self._sampler.state_dict(),
             "pending": self._pending.state_dict(),
-            "worker_generator": self._worker_state,
+            "worker_seed": self._worker_seed,
+            "worker_epoch": self._worker_epoch,
             "epoch": self.epoch,
         }
 
@@ -235,12 +244,11 @@ class ApproxSampler:
         reference = self.state_dict()
         where = "ApproxSampler.load_state_dict(state)"
         check_like(state, reference, where, skip=("sampler", "pending"))
-        check_generator_state(state["worker_generator"], torch.device("cpu"), f"{where}['worker_generator']")
+        check_at_least(state, {"worker_seed": 0, "worker_epoch": 0, "epoch": 0}, where)
         self._pending.check_state_dict(state["pending"])
         self._sampler.load_state_dict(state["sampler"])
         self._pending.load_state_dict(state["pending"])
-        self._worker_generator.set_state(state["worker_generator"].cpu())
-        self._worker_state = state["worker_generator"].cpu().clone()
+        self._worker_seed, self._worker_epoch = state["worker_seed"], state["worker_epoch"]
         self.epoch = state["epoch"]
 
     def _choose(self, batch: Any, candidates: Draw) -> tuple[Any, Draw]:

@@ -11,15 +11,17 @@ __all__ = ["HistoryNetwork"]
 
 
 class HistoryNetwork(nn.Module):
-    """Two stacked LSTMs over a sample's history, and an embedding of its class, projected to one number.
+    """Stacked LSTMs over a sample's history, and an embedding of its class, projected to one number.
 
     Without parameters until `to_empty` and `initialise`: no random numbers are drawn from the global generators.
     """
 
-    def __init__(self, num_features: int, num_classes: int, hidden_size: int = 32, embedding_size: int = 32) -> None:
+    def __init__(
+        self, num_features: int, num_classes: int, hidden_size: int, embedding_size: int, num_layers: int
+    ) -> None:
         super().__init__()
         meta: dict[str, Any] = {"device": "meta", "dtype": torch.float32}
-        self.lstm = nn.LSTM(num_features, hidden_size, num_layers=2, batch_first=True, **meta)
+        self.lstm = nn.LSTM(num_features, hidden_size, num_layers=num_layers, batch_first=True, **meta)
         self.embedding = nn.Embedding(num_classes, embedding_size, **meta)
         self.linear = nn.Linear(hidden_size + embedding_size, 1, **meta)
 

@@ -27,15 +27,15 @@ CHUNK = 16_384  # samples read at a time
 class LSTMPredictor:
     r"""Predicts the mean of a sample's next importance by an LSTM over its last ones and an embedding of its class.
 
-    Two stacked LSTMs read the history of the sample; the last hidden state and the class embedding are projected to one
-    number. One step of Adam a training step fits it to the batch just observed, from the history before that; of more
+    An LSTM reads the history of the sample; the last hidden state and the class embedding are projected to one number.
+    One step of Adam a training step fits it to the batch just observed, from the history before that; of more
     than 16,384 samples, to the first of them.
 
     By default it reads log-importances and log-ages, and its output is :math:`\lambda = e^{o}`, fitted by the Poisson
     deviance :math:`\lambda - v \log \lambda`. Its minimiser is the conditional mean, as that of the squared error is,
     but errors count in proportion to the size of what is predicted: importances span many orders of magnitude.
-    `objective="squared", inputs="loss", hidden_size=32` is the paper's: eq. 17, and the size of its LSTMs. Half of that
-    captures as much and takes less time, see `docs/performance.md`.
+    `objective="squared", inputs="loss", hidden_size=32, num_layers=2` is the paper's: eq. 17, and the size of its two
+    LSTMs. One of half that size captures about as much and takes a third of the time, see `docs/performance.md`.
 
     Reference:
         Katharopoulos & Fleuret (2017), §3.3, eq. 17 and §4.
@@ -48,6 +48,7 @@ class LSTMPredictor:
         objective: "poisson" or "squared".
         inputs: "log", log-importances and log-ages, or "loss", the importances as they are.
         hidden_size: of each LSTM.
+        num_layers: LSTMs, one upon the other.
         embedding_size: of the class embedding.
         learning_rate: of Adam.
         max_gradient_norm: gradients are clipped to this norm.
@@ -68,6 +69,7 @@ class LSTMPredictor:
         objective: Literal["poisson", "squared"] = "poisson",
         inputs: Literal["log", "loss"] = "log",
         hidden_size: int = 16,
+        num_layers: int = 1,
         embedding_size: int = 32,
         learning_rate: float = 3e-3,
         max_gradient_norm: float = 1.0,
@@ -88,7 +90,9 @@ class LSTMPredictor:
         self._objective = objective
         self._inputs = inputs
         self._batch_size = 1  # largest batch seen: turns steps into epochs
-        self.network = HistoryNetwork(1 if inputs == "loss" else 2, num_classes, hidden_size, embedding_size)
+        num_layers = check_positive(num_layers, "LSTMPredictor(num_layers=...)")
+        num_features = 1 if inputs == "loss" else 2
+        self.network = HistoryNetwork(num_features, num_classes, hidden_size, embedding_size, num_layers)
         self.network.to_empty(device=history.device)
         self.network.initialise(generator)
         self._optimizer = ClippedAdam(self.network.parameters(), learning_rate)

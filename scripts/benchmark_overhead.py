@@ -44,11 +44,11 @@ from overhead_report import as_json, percents_of, table, verdicts
 from runs import write_atomically
 from workloads import RECIPES, Workload
 
-ROUNDS = 100
-SHORT_ROUNDS = {"paper": 7, "lstm-lm": 7}
+ROUNDS = 30
+SHORT_ROUNDS = {"paper": 2, "lstm-lm": 2}
 """Of `--preset short`, where a round takes seconds."""
 
-OTHER_SHORT_ROUNDS = 30
+OTHER_SHORT_ROUNDS = 8
 CLOSED_GATE_MODELS = ("small-cnn", "mlp")
 CLOSED_GATE_STEPS = 64
 REFITTING = ("rais",)
@@ -77,7 +77,7 @@ def parse_arguments() -> argparse.Namespace:
     option("--predictors", nargs="+", choices=predictors, default=predictors, help="(default: all)")
     option("--batch-size", type=positive, default=128, metavar="B", help="(default: %(default)s)")
     option("--samples", type=positive, default=60_000, metavar="N", help="in the data set (default: %(default)s)")
-    option("--rounds", type=positive, metavar="R", help=f"steps timed of each (default: {ROUNDS}, or the preset's)")
+    option("--rounds", type=positive, metavar="R", help=f"rounds of eight steps of each (default: {ROUNDS}, or the preset's)")
     option("--preset", choices=("short",), help="few rounds, for a look: some two minutes")
     option("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     option("--threads", type=positive, metavar="T", help="of torch (default: torch's own)")

@@ -14,7 +14,7 @@ from overhead_loops import PlainLoop, SampledLoop, random_losses, settle
 from overhead_parts import Times, clock_of, timers
 from workloads import NUM_CLASSES, Batch, Workload, mean_loss, sample_losses
 
-WARM_UP = 2
+WARM_UP = 1
 """Rounds that do not count: they allocate."""
 
 OBSERVATIONS = 32_768

@@ -78,3 +78,11 @@ def test_a_state_of_other_classes_changes_nothing():
     update(mean, [0], [2.0], [1.0])
     with assert_unchanged(mean), pytest.raises(ValueError, match=r"ClassMean\.load_state_dict\(state\)\['sums'\]"):
         mean.load_state_dict(ClassMean(3).state_dict())
+
+
+def test_several_batches_at_once_age_what_was_before_as_often():
+    mean = ClassMean(1, decay=0.5)
+    one, ones = torch.zeros(2, dtype=torch.int64), torch.ones(2, dtype=torch.float64)
+    mean.update(one, torch.tensor([8.0, 8.0]), ones)
+    mean.update(one, torch.tensor([1.0, 1.0]), ones, 3)
+    assert mean.of(one[:1]).item() == pytest.approx((8 / 8 + 1) / (1 / 8 + 1))

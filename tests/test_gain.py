@@ -516,3 +516,20 @@ def test_one_outlier_does_not_make_the_ratio_its_own(outlier):
     norms[0], weights[0] = outlier, 0.1  # would be a ratio of 10 until it is forgotten
     gain.observe(second_moments(norms, weights.double(), weights), 8, uniform=False)
     assert gain.value < 1.1
+
+
+def test_moments_of_batches_handed_in_later_count_as_often():
+    later, at_once = GainRatio(), believed()
+    for moments in ((2.5, 1.0), (3.0, 1.0)):
+        for _ in range(PATIENCE):
+            later.observe(None, 4, uniform=False)
+        later.observe_moments(torch.tensor(moments, dtype=torch.float64), PATIENCE)
+    observe(at_once, (3.0, 1.0), PATIENCE)
+    assert later.value == pytest.approx(at_once.value, rel=1e-12)
+    laws.assert_same({**laws.snapshot(later), "moments": 0}, {**laws.snapshot(at_once), "moments": 0})
+
+
+def test_moments_handed_in_later_that_are_not_finite_are_skipped():
+    gain = believed()
+    with laws.assert_unchanged(gain):
+        gain.observe_moments(torch.tensor([math.nan, 1.0], dtype=torch.float64), 8)

@@ -201,3 +201,12 @@ def test_an_unknown_name_is_refused(name):
 def test_a_negative_constant_of_a_user_is_refused():
     with pytest.raises(ValueError, match=r"`smoothing` must be finite and at least 0; got -1\.0"):
         make_smoothing(-1)
+
+
+def test_the_mean_of_several_batches_counts_as_often():
+    at_once, one_by_one = AdaptiveSmoothing(), AdaptiveSmoothing()
+    for mean, count in ((1.0, 2), (5.0, 8)):
+        at_once.update(scalar(mean), count)
+        for _ in range(count):
+            one_by_one.update(scalar(mean))
+    torch.testing.assert_close(at_once.constant(scalar(0.0)), one_by_one.constant(scalar(0.0)), rtol=1e-12, atol=0)

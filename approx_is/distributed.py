@@ -1,0 +1,199 @@
+"""Keeping the ranks of `torch.distributed` in step: all hold the same sampler, or each a shard of the data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from time import perf_counter
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from approx_is import host
+from approx_is.draw import Draw
+from approx_is.ranks import Ranks, share_of
+
+__all__ = ["Replicated", "Sharded", "find_ranks"]
+
+FINGERPRINTS = 2**20
+"""Sums of indices are compared modulo this: float32 holds them exactly."""
+
+
+def find_ranks(num_samples: int, process_group: dist.ProcessGroup | None, *, shard: bool) -> Ranks:
+    """Return the ranks of a process group; None for all there are, if `torch.distributed` was initialised.
+
+    Args:
+        num_samples: size N of the data set.
+        process_group: of this process and those it trains with.
+        shard: whether each is to hold a shard of the data set.
+
+    Raises:
+        ValueError: this process is not in the group, there is none to shard over, or there are fewer samples.
+    """
+    if process_group is None and not (dist.is_available() and dist.is_initialized()):
+        if shard:
+            raise ValueError(
+                "`shard=True` needs ranks to shard over: call torch.distributed.init_process_group() first, and run "
+                "under torchrun."
+            )
+        return Ranks(num_samples)
+    group = dist.group.WORLD if process_group is None else process_group
+    if group is None or dist.get_rank(group) < 0:
+        raise ValueError("`process_group` must be one that this process is in. Build the sampler on its ranks only.")
+    if dist.get_world_size(group) == 1:
+        return Ranks(num_samples)
+    return Sharded(group, num_samples) if shard else Replicated(group, num_samples)
+
+
+class _GroupRanks(Ranks):
+    """Ranks that are those of a process group."""
+
+    def __init__(self, group: dist.ProcessGroup, num_samples: int) -> None:
+        super().__init__(num_samples, rank=dist.get_rank(group), size=dist.get_world_size(group))
+        self._group = group
+
+    def check_agreement(self, facts: Mapping[str, Any]) -> None:
+        """Raise `ValueError`, on all ranks alike, unless all say the same."""
+        answers: list[Any] = [None] * self.size
+        with _explained():
+            dist.all_gather_object(answers, dict(facts), group=self._group)
+        for name in facts:
+            found = [answer[name] for answer in answers]
+            if any(value != found[0] for value in found):
+                raise ValueError(
+                    f"`{name}` must be the same on all ranks; got {', '.join(map(str, found))}. Samplers of ranks that "
+                    "are to have nothing to do with each other need a `process_group` each, of that rank alone."
+                )
+
+    def _sendable(self, values: Tensor) -> Tensor:
+        return values.cuda() if dist.get_backend(self._group) == "nccl" else values
+
+
+class Replicated(_GroupRanks):
+    """All ranks hold the same sampler, draw the same batch, train on a part each, and learn from what all observe.
+
+    W ranks with batches of b draw what one process with batches of W b draws. All know what the others drew, and so
+    nothing but the observations is sent, 4 bytes a sample.
+    """
+
+    def __init__(self, group: dist.ProcessGroup, num_samples: int) -> None:
+        super().__init__(group, num_samples)
+        self.num_drawing_together = self.size
+
+    def part(self, whole: Draw) -> Draw:
+        """Return this rank's share, its weights such that the mean over ranks is the weighted mean of the whole."""
+        share = share_of(len(whole), self.size, self.rank)
+        weights = whole.weights[share.samples]
+        return replace(
+            whole,
+            indices=whole.indices[share.samples],
+            probabilities=whole.probabilities[share.samples],
+            weights=weights if share.factor == 1 else weights * share.factor,
+            _whole=whole,
+            _is_plain=share.factor == 1,
+        )
+
+    def gather(self, values: Tensor, whole: Draw) -> Callable[[], Tensor]:
+        """Begin to gather what all ranks observed, while they go on; return a function that waits for it."""
+        length = share_of(len(whole), self.size, 0).length  # nobody's is longer
+        sent = torch.zeros(length + 1, dtype=torch.float32, device=whole.indices.device)
+        sent[: len(values)] = values
+        sent[-1] = whole.indices.sum() % FINGERPRINTS  # tells whether ranks still draw the same
+        sent = self._sendable(sent)
+        received = sent.new_empty(self.size * (length + 1))
+        with _explained():
+            work = dist.all_gather_into_tensor(received, sent, group=self._group, async_op=True)
+
+        def wait() -> Tensor:
+            with _explained():
+                work.wait()
+            rows = received.view(self.size, length + 1)
+            if host.is_on_host(rows) and not bool((rows[:, -1] == sent[-1]).all()):
+                raise RuntimeError(
+                    "Ranks have drawn different batches: their samplers are no longer the same. Seeds, states and the "
+                    "order of draws and updates must be the same on all ranks."
+                )
+            # of a batch smaller than the number of ranks the first have all there is
+            shares = [share_of(len(whole), self.size, rank) for rank in range(min(self.size, len(whole)))]
+            parts = [row[: share.length] for row, share in zip(rows, shares, strict=False)]
+            return torch.cat(parts).to(whole.indices.device)
+
+        return wait
+
+    def now(self) -> float:
+        """Return the time of the first rank's clock."""
+        seconds = self._sendable(torch.tensor([perf_counter()], dtype=torch.float64, device="cpu"))
+        with _explained():
+            dist.broadcast(seconds, src=dist.get_global_rank(self._group, 0), group=self._group)
+        return float(seconds)
+
+
+class Sharded(_GroupRanks):
+    r"""Each rank holds every W-th sample, draws from its own, and weighs by its own probabilities.
+
+    Nothing is sent. The mean over ranks of their unbiased estimates is one of the mean over the data set. Shards of
+    :math:`N_r` samples may differ in size by one, and so weights are multiplied by :math:`W N_r / N`.
+    """
+
+    def __init__(self, group: dist.ProcessGroup, num_samples: int) -> None:
+        super().__init__(group, num_samples)
+        if num_samples < self.size:
+            raise ValueError(
+                f"`shard=True` needs at least one sample for each of {self.size} ranks; got {num_samples} in all."
+            )
+        self._num_samples = num_samples
+        self.num_held = len(range(self.rank, num_samples, self.size))
+        self._factor = self.size * self.num_held / num_samples
+
+    @property
+    def shard(self) -> str:
+        """Which samples are held, for a state to say."""
+        return f"{self.rank} of {self.size}"
+
+    def epoch_size(self, *, drop_last: bool) -> int:
+        """Return the size of the first shard, or of the last, which has one sample fewer if they differ."""
+        return self._num_samples // self.size if drop_last else -(-self._num_samples // self.size)
+
+    def held(self, values: Tensor | None) -> Tensor | None:
+        """Return every W-th value."""
+        return None if values is None else values[self.rank :: self.size]
+
+    def places(self, indices: Tensor) -> Tensor:
+        """Return the places of samples among those held."""
+        if bool((indices % self.size != self.rank).any()):
+            raise ValueError(
+                f"With `shard=True` rank {self.rank} of {self.size} knows {self.rank}, {self.rank + self.size}, "
+                "… only; got others. Ask their ranks."
+            )
+        return indices // self.size
+
+    def part(self, whole: Draw) -> Draw:
+        """Return the draw, with the data set's indices, and weights that make up for unequal shards."""
+        return replace(
+            whole,
+            indices=whole.indices * self.size + self.rank,
+            weights=whole.weights if self._factor == 1 else whole.weights * self._factor,
+            _whole=whole,
+            _is_plain=self._factor == 1,
+        )
+
+    def mean(self, value: float) -> float:
+        """Return the mean over ranks; to be called by all of them."""
+        values = self._sendable(torch.tensor([value], dtype=torch.float64, device="cpu"))
+        with _explained():
+            dist.all_reduce(values, group=self._group)
+        return float(values) / self.size
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"A sampler waited for other ranks, and one is gone or late: {error}. Every rank must draw and update as "
+            "often as the others; the timeout is that of torch.distributed.init_process_group."
+        ) from error
