@@ -14,6 +14,7 @@ from approx_is.importance_sampler import ImportanceSampler
 from approx_is.observe import upper_bound
 from approx_is.protocols import Predictor, PredictorFactory, Stateful
 from approx_is.registry import available_predictors, register_predictor
+from approx_is.resharding import reshard
 from approx_is.sampler import ApproxSampler
 from approx_is.smoothing import AdaptiveSmoothing, ConstantSmoothing
 from approx_is.sum_tree import SumTree
@@ -44,5 +45,6 @@ __all__ = [
     "importance_weights",
     "per_sample_gradient_norms",
     "register_predictor",
+    "reshard",
     "upper_bound",
 ]

@@ -123,8 +123,12 @@ class Replicated(_GroupRanks):
 
         return wait
 
-    def now(self) -> float:
-        """Return the time of the first rank's clock."""
+    @property
+    def clock(self) -> Callable[[], float] | None:
+        """Returns the time of the first rank's clock, in seconds."""
+        return self._first_rank_s_time
+
+    def _first_rank_s_time(self) -> float:
         seconds = self._sendable(torch.tensor([perf_counter()], dtype=torch.float64, device="cpu"))
         with _explained():
             dist.broadcast(seconds, src=dist.get_global_rank(self._group, 0), group=self._group)

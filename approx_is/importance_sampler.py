@@ -185,7 +185,7 @@ class ImportanceSampler:
                 scorer=self.scorer,
                 epoch_steps=epoch_steps,
                 update_every=self.update_every,
-                now=self._ranks.now,
+                now=self._ranks.clock,
             ),
             exponent=self._exponent,
             scorer=self.scorer,

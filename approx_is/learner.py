@@ -54,6 +54,7 @@ class Learner:
         self._is_local = getattr(predictor, "local", False)
         self._judges_unseen = getattr(predictor, "judges_unseen", False)
         self._knows_draws = getattr(predictor, "knows_draws", False)
+        self._joins_batches = getattr(predictor, "joins_batches", False) and not self._knows_draws
         self._unsettled = history.num_samples  # samples that a local predictor has not been asked about since warm-up
         self._revision = getattr(predictor, "revision", 0)
         self._outdated = 0  # samples whose predictions are of an earlier revision
@@ -66,13 +67,19 @@ class Learner:
             lessons: the batches.
             seen: the same, joined; its importance is the mean where a sample appears more than once.
         """
-        sizes = [len(lesson.seen) for lesson in lessons]
-        averaged = torch.split(seen.importance, sizes)
         with torch.autocast(self.history.device.type, enabled=False):
-            for lesson, observed in zip(lessons, averaged, strict=True):
-                draw = {"weights": lesson.seen.unbiased, "drawn_at": lesson.drawn_at} if self._knows_draws else {}
-                self.predictor.update(lesson.seen.indices, observed, lesson.step, **draw)
+            if self._joins_batches:
+                joined: dict[str, Any] = {"num_batches": len(lessons)}
+                self.predictor.update(seen.indices, seen.importance, lessons[-1].step, **joined)
+            else:
+                self._show_one_by_one(lessons, seen)
         self._store(seen.indices, seen.importance, seen.unbiased, lessons[-1].step, len(lessons))
+
+    def _show_one_by_one(self, lessons: Sequence[Lesson], seen: Observation) -> None:
+        averaged = torch.split(seen.importance, [len(lesson.seen) for lesson in lessons])
+        for lesson, observed in zip(lessons, averaged, strict=True):
+            draw = {"weights": lesson.seen.unbiased, "drawn_at": lesson.drawn_at} if self._knows_draws else {}
+            self.predictor.update(lesson.seen.indices, observed, lesson.step, **draw)
 
     def remember(self, indices: Tensor, observed: Tensor, unbiased: Tensor, step: int) -> None:
         """Take in observations of a batch without the predictor, which finds them in the history."""

@@ -43,6 +43,8 @@ class Predictor(Stateful, Protocol):
       thousands a step, rather than by and by, if there are not more than a million.
     - `knows_draws = True` gives `update` two more keyword arguments: `weights`, the unbiased weights
       :math:`1/(N p_i)` of the draw, float64 [B], and `drawn_at`, the step after which it was drawn.
+    - `joins_batches = True` has `update` called once for several batches that are learned from together, one after the
+      other, with the last one's step, and with the keyword argument `num_batches`, to tell them apart where it matters.
     - `own_scale = True` says that predictions are not in the unit of what is observed, as ranks are not: the smoothing
       then follows their own mean. It should judge unseen samples, too: what they get otherwise is in that unit.
     - `metrics()` returns a dict of floats, which the sampler's `metrics()` then holds too.

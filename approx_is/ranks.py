@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from time import perf_counter
 from typing import Any
 
 from torch import Tensor
@@ -72,9 +71,10 @@ class Ranks:
         """Return the mean over ranks that draw by themselves; to be called by all of them."""
         return value
 
-    def now(self) -> float:
-        """Return the time in seconds, the same for all that are to decide alike by it."""
-        return perf_counter()
+    @property
+    def clock(self) -> Callable[[], float] | None:
+        """Returns the time in seconds, the same for all that are to decide alike by it; None for one's own clock."""
+        return None
 
 
 @dataclass(frozen=True)

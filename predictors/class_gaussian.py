@@ -36,6 +36,8 @@ class ClassGaussianPredictor:
         ValueError: an option is out of bounds.
     """
 
+    joins_batches = True
+
     def __init__(
         self,
         history: LossHistory,
@@ -64,8 +66,8 @@ class ClassGaussianPredictor:
         importance: Tensor = mean + self._std * deviation
         return importance.float()
 
-    def update(self, indices: Tensor, observed: Tensor, step: int) -> None:
-        """Move the averages of the observed classes."""
+    def update(self, indices: Tensor, observed: Tensor, step: int, *, num_batches: int = 1) -> None:
+        """Move the averages of the observed classes, sample by sample: it makes no difference where a batch ends."""
         observed = observed.double()
         self._moments = class_moving_average(
             self._moments, classes_of(self._labels, indices), torch.stack([observed, observed**2]), self._decay

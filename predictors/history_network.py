@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from approx_is import host
+
 __all__ = ["HistoryNetwork"]
 
 
@@ -38,9 +40,15 @@ class HistoryNetwork(nn.Module):
 
     def forward(self, features: Tensor, counts: Tensor, labels: Tensor) -> Tensor:
         """Map left-aligned features [B, T, F], their counts [B] in [0, T] and classes [B] to outputs [B]."""
-        hidden, _ = self.lstm(features)
-        # what stands beyond the count comes later in time than the state that is read: padding has no effect
-        rows = torch.arange(len(counts), device=counts.device)
-        last = hidden[rows, (counts - 1).clamp(min=0)] * (counts > 0).unsqueeze(1)
-        output: Tensor = self.linear(torch.cat([last, self.embedding(labels)], dim=1))
-        return output.squeeze(1)
+        hidden, (last_of_all, _) = self.lstm(features)
+        if len(counts) and host.is_on_host(counts) and int(counts.min()) == features.shape[1]:
+            last = last_of_all[-1]  # the same for full windows, without a gather and its gradient
+        else:
+            # what stands beyond the count comes later in time than the state that is read: padding has no effect
+            rows = torch.arange(len(counts), device=counts.device)
+            last = hidden[rows, (counts - 1).clamp(min=0)] * (counts > 0).unsqueeze(1)
+        # the linear layer upon both side by side; classes are projected before there is one for each sample
+        on_hidden, on_class = torch.split(self.linear.weight[0], [self.lstm.hidden_size, self.embedding.embedding_dim])
+        by_class = (self.embedding.weight @ on_class).index_select(0, labels)
+        output: Tensor = torch.addmv(self.linear.bias, last, on_hidden) + by_class
+        return output

@@ -77,7 +77,12 @@ def parse_arguments() -> argparse.Namespace:
     option("--predictors", nargs="+", choices=predictors, default=predictors, help="(default: all)")
     option("--batch-size", type=positive, default=128, metavar="B", help="(default: %(default)s)")
     option("--samples", type=positive, default=60_000, metavar="N", help="in the data set (default: %(default)s)")
-    option("--rounds", type=positive, metavar="R", help=f"rounds of eight steps of each (default: {ROUNDS}, or the preset's)")
+    option(
+        "--rounds",
+        type=positive,
+        metavar="R",
+        help=f"rounds of eight steps of each (default: {ROUNDS}, or the preset's)",
+    )
     option("--preset", choices=("short",), help="few rounds, for a look: some two minutes")
     option("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     option("--threads", type=positive, metavar="T", help="of torch (default: torch's own)")

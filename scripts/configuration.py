@@ -44,6 +44,8 @@ class Config:
         refresh: largest age of a prediction in epochs.
         update_every: updates that the sampler learns from together; by default a 32nd of an epoch, 8 at most.
         predictor_options: keyword arguments of the predictor.
+        persistent_workers: whether these processes stay from epoch to epoch.
+        shard: whether each process under torchrun holds a shard of the samples.
         device: where the network trains.
     """
 
@@ -67,6 +69,8 @@ class Config:
     refresh: float = 0.5
     update_every: int | None = None
     predictor_options: dict[str, Any] = field(default_factory=dict)
+    persistent_workers: bool = False
+    shard: bool = False
     device: str = "cpu"
 
     def __post_init__(self) -> None:

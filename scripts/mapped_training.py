@@ -68,6 +68,7 @@ class MappedTraining:
             predictor="last-loss",
             labels=labels[:num_samples],
             gate=None,
+            update_every=1,  # what one update takes is to be seen
             history_path=folder,
         )
 

@@ -1,27 +1,31 @@
-"""Train one network with one method; write its config, metrics, curves and a checkpoint.
+"""Train one network with one method; write its config, metrics, curves and checkpoints. Goes on where it was stopped.
 
-Example:
+Examples:
     python scripts/train.py --dataset shuttle --predictor lstm --k 0.5 --out runs/shuttle-lstm
+    python scripts/train.py --resume runs/shuttle-lstm
+    torchrun --nproc-per-node 2 --max-restarts 3 scripts/train.py --dataset shuttle --out runs/two --resume runs/two
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from approx_is import available_predictors
 from configuration import BASELINE, GATES, OBSERVATIONS, Config
 from evaluation import Evaluation
 from gain_plot import plot_gain
+from journal import Journal
 from methods import Method
-from options import add_training_options, json_object, training_options
+from options import add_training_options, json_object, positive, training_options
 from plots import plot_runs
-from runs import CONFIG_FILE, GAIN_FILE, METRICS_FILE, config_text, json_line, write_atomically
+from processes import is_first, joined
+from runs import CONFIG_FILE, GAIN_FILE, config_text, json_line, write_atomically
 from tasks import load_task
 from training import Training
 
@@ -31,25 +35,63 @@ LIVE_REFRESH_STEPS = 20
 def main() -> None:
     """Run the script."""
     arguments = parse_arguments()
+    with joined(arguments.device, timeout=arguments.timeout) as device:
+        run(arguments, device)
+
+
+def run(arguments: argparse.Namespace, device: str) -> None:
+    """Train on that device, and write what there is to know, if this is the first process."""
+    folder = arguments.out or arguments.resume
     try:
-        config = Config(**training_options(arguments), **method_options(arguments))
+        config = config_of(arguments, device)
         training = Training(config, load_task(config.dataset, arguments.data_dir))
-        arguments.out.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        journal = Journal(training, folder, checkpoint_every=arguments.checkpoint_every)
+        if arguments.resume is not None:
+            journal.restore()
+        journal.begin(config)
     except (ValueError, TypeError, OSError, ImportError) as error:
         sys.exit(f"train.py: error: {error}")
-    write_atomically(arguments.out / CONFIG_FILE, config_text(config))
-    evaluations: list[Evaluation] = []
     try:
-        train(training, evaluations, arguments.out / METRICS_FILE)
+        train(training, journal)
     except KeyboardInterrupt:
-        print(f"train.py: stopped at step {training.step}; what there is was saved", file=sys.stderr)
-    torch.save(training.state_dict(), arguments.out / "checkpoint.pt")
+        print(f"train.py: stopped at step {training.step}; --resume {folder} goes on", file=sys.stderr)
+    journal.save()
+    if is_first():
+        report(training, journal.evaluations, folder)
+
+
+def config_of(arguments: argparse.Namespace, device: str) -> Config:
+    """Return the config of the command, or with `--resume` alone that of the run.
+
+    Raises:
+        ValueError: there is no such run, or it is of another config than the command's.
+    """
+    file = None if arguments.resume is None else arguments.resume / CONFIG_FILE
+    if arguments.out is None:
+        if file is None or not file.is_file():
+            raise ValueError(f"`--resume {arguments.resume}` holds no run: there is no {CONFIG_FILE} in it.")
+        return Config(**json.loads(file.read_text(encoding="utf-8")))
+    options = {**training_options(arguments), "device": device}
+    config = Config(**options, **method_options(arguments))
+    if file is None:
+        return config
+    if arguments.resume != arguments.out:
+        raise ValueError(f"`--resume` must be the folder of `--out`, {arguments.out}; got {arguments.resume}.")
+    if file.is_file() and file.read_text(encoding="utf-8") != config_text(config):
+        raise ValueError(f"`--resume {arguments.resume}` holds a run with other options, see {CONFIG_FILE} in it.")
+    return config
+
+
+def report(training: Training, evaluations: list[Evaluation], folder: Path) -> None:
+    """Write the figures, and print the result."""
+    config = training.config
     if training.gain is not None and training.trace:
-        write_atomically(arguments.out / GAIN_FILE, "".join(map(json_line, training.trace)))
-        plot_gain(training.trace, training.task, config, arguments.out / "gain.png")
+        write_atomically(folder / GAIN_FILE, "".join(map(json_line, training.trace)))
+        plot_gain(training.trace, training.task, config, folder / "gain.png")
     if evaluations:
         print(summary(training, evaluations[-1]))
-        plot_runs({Method.of(config).label: [evaluations]}, training.task, config, arguments.out / "curves.png")
+        plot_runs({Method.of(config).label: [evaluations]}, training.task, config, folder / "curves.png")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -95,28 +137,48 @@ def parse_arguments() -> argparse.Namespace:
         help="multiply the rate by the gain ratio (sgd) and count --steps and the schedule in effective steps",
     )
     option("--seed", type=int, default=Config.seed, help="(default: %(default)s)")
-    option("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
-    return parser.parse_args()
+    option("--shard", action="store_true", help="under torchrun: each process holds a shard of the samples")
+    option("--persistent-workers", action="store_true", help="keep the processes that load data from epoch to epoch")
+    option("--out", type=Path, metavar="DIR", help="folder for the results")
+    option(
+        "--resume", type=Path, metavar="DIR", help="go on with the run in that folder; with --out, begin it if need be"
+    )
+    option(
+        "--checkpoint-every",
+        type=positive,
+        default=1_000,
+        metavar="N",
+        help="steps between checkpoints (default: 1000)",
+    )
+    option(
+        "--timeout",
+        type=float,
+        default=600.0,
+        metavar="S",
+        help="under torchrun: seconds to wait for a process that may be gone (default: %(default)s)",
+    )
+    arguments = parser.parse_args()
+    if arguments.out is None and arguments.resume is None:
+        parser.error("one of --out and --resume is required")
+    return arguments
 
 
 def method_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments of this script as fields of `Config`."""
     names = ("predictor", "k", "observe", "gate", "equal_time", "predictor_options", "gain", "seed")
+    names += ("shard", "persistent_workers")
     eval_every = min(100, max(1, arguments.steps // 10)) if arguments.eval_every is None else arguments.eval_every
     return {"eval_every": eval_every, **{name: getattr(arguments, name) for name in names}}
 
 
-def train(training: Training, evaluations: list[Evaluation], metrics_file: Path) -> None:
-    """Train to the end with a live progress bar; append to `evaluations`, and write them row by row."""
-    with metrics_file.open("w", encoding="utf-8") as file, tqdm(total=training.config.steps, unit="step") as bar:
+def train(training: Training, journal: Journal) -> None:
+    """Train to the end with a live progress bar, and keep the journal."""
+    with tqdm(total=training.config.steps, unit="step", disable=not is_first()) as bar:
         for step in training.steps():
             bar.update(min(int(training.effective_steps), training.config.steps) - bar.n)
-            if training.evaluation_due:
-                evaluations.append(training.evaluate())
-                file.write(json_line(evaluations[-1]))
-                file.flush()
+            journal.note()
             if step % LIVE_REFRESH_STEPS == 0 or training.evaluation_due:
-                bar.set_postfix_str(live_line(training, evaluations), refresh=False)
+                bar.set_postfix_str(live_line(training, journal.evaluations), refresh=False)
 
 
 def summary(training: Training, last: Evaluation) -> str:

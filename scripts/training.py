@@ -7,8 +7,8 @@ not touch `approx_is` at all: what the library is compared with is not slowed do
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from itertools import chain, repeat
 from time import perf_counter
 from typing import Any
@@ -16,18 +16,24 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
+from torch.utils.data.distributed import DistributedSampler
 
-from approx_is import ApproxSampler, Draw, GainLR, upper_bound
+from approx_is import ApproxSampler, Draw, GainLR, reshard, upper_bound
 from configuration import BASELINE, PRESAMPLING, Config
 from evaluation import Evaluation, all_logits, class_errors, mean_loss, probe
 from models import build_model, default_model
+from plain_epochs import PlainEpochs
+from processes import gathered, is_first, num_processes, own_number
 from tasks import Task, keep_batch
 
 BATCH_LOSS_DECAY = 0.98
 MOMENTUM = 0.9
+RANK_SEEDS = 1_000_003
+"""Times its number, this keeps the dropout of one process apart from that of the next."""
 
 Batch = tuple[Tensor, Tensor]
 
@@ -69,15 +75,22 @@ class Training:
         torch.manual_seed(config.seed)
         name = config.model or default_model(task.input_shape)
         self.model = build_model(name, task.input_shape, len(task.class_names)).to(self.device)
+        self._in_step = DistributedDataParallel(self.model) if num_processes() > 1 else self.model
+        if not is_first():  # dropout of its own
+            torch.manual_seed(config.seed + RANK_SEEDS * own_number())
         self.optimizer = build_optimizer(config.optimizer, self.model, config.lr)
+        shares_plainly = num_processes() > 1 and config.predictor == BASELINE
         self.loader: DataLoader[Any] = DataLoader(
             task.train,
             batch_size=config.batch_size,
-            shuffle=True,
+            shuffle=None if shares_plainly else True,
+            sampler=DistributedSampler(task.train, seed=config.seed) if shares_plainly else None,
             num_workers=config.workers,
+            persistent_workers=config.persistent_workers,
             collate_fn=keep_batch,
             generator=torch.Generator().manual_seed(config.seed),
         )
+        self._plain = PlainEpochs(self.loader)
         self.sampler = None if config.predictor == BASELINE else self._build_sampler()
         factors = {"constant": lambda step: 1.0, "step": StepSchedule(config.steps)}
         self.schedule = LambdaLR(self.optimizer, factors[config.schedule])
@@ -151,14 +164,55 @@ class Training:
         return 1e3 * self.overhead_seconds / self.step, 100 * self.overhead_seconds / rest
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of model, optimizer, schedule and sampler, tensors and plain values only."""
+        """Return the complete state, tensors and plain values only; with several processes all of them are to ask."""
+        sampler = None if self.sampler is None else self.sampler.state_dict()
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": (self.gain or self.schedule).state_dict(),
-            "sampler": None if self.sampler is None else self.sampler.state_dict(),
+            "sampler": gathered(sampler) if self.config.shard else sampler,
+            "plain": self._plain.state_dict(),
             "step": self.step,
+            "random": gathered(self._random_state()),
+            "seconds": self.seconds,
+            "overhead_seconds": self.overhead_seconds,
+            "batch_loss": self.batch_loss,
+            "trace": [asdict(row) for row in self.trace],
         }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state.
+
+        Raises:
+            ValueError: it does not fit.
+        """
+        if self.sampler is not None:
+            self.sampler.load_state_dict(self._own_sampler_state(state["sampler"]))
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        (self.gain or self.schedule).load_state_dict(state["schedule"])
+        self._plain.load_state_dict(state["plain"])
+        self.step = state["step"]
+        self.seconds, self.overhead_seconds = state["seconds"], state["overhead_seconds"]
+        self.batch_loss = state["batch_loss"]
+        self.trace = [GainRow(**row) for row in state["trace"]]
+        if own_number() < len(state["random"]):
+            self._set_random_state(state["random"][own_number()])
+
+    def _own_sampler_state(self, state: Any) -> Any:
+        if not self.config.shard:
+            return state
+        states = state if len(state) == num_processes() else reshard(state, num_processes())
+        return states[own_number()]
+
+    def _random_state(self) -> dict[str, Any]:
+        on_device = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+        return {"cpu": torch.get_rng_state(), "cuda": on_device}
+
+    def _set_random_state(self, state: Mapping[str, Any]) -> None:
+        torch.set_rng_state(state["cpu"])
+        if self.device.type == "cuda" and state["cuda"] is not None:
+            torch.cuda.set_rng_state(state["cuda"], self.device)
 
     def _build_sampler(self) -> ApproxSampler:
         config = self.config
@@ -171,6 +225,7 @@ class Training:
             refresh=config.refresh,
             update_every=config.update_every,
             gate="auto" if config.gate == "auto" else None,
+            shard=config.shard,
             seed=config.seed,
             predictor_options=self._predictor_options(),
         )
@@ -184,14 +239,17 @@ class Training:
         return options
 
     def _epoch(self) -> Iterator[tuple[Batch, Draw | None]]:
-        return iter(self.sampler) if self.sampler is not None else ((batch, None) for batch in self.loader)
+        if self.sampler is not None:
+            yield from self.sampler
+            return
+        yield from ((batch, None) for batch in self._plain)
 
     def _train_step(self, batches: Iterator[tuple[Batch, Draw | None]]) -> float:
         started = self._now()
         (inputs, targets), draw = next(batches)
         drawn = self._now()
         targets = targets.to(self.device)
-        logits = self.model(inputs.to(self.device))
+        logits = self._in_step(inputs.to(self.device))
         losses = F.cross_entropy(logits, targets, reduction="none")
         loss = losses.mean() if draw is None else draw.weighted_mean(losses)
         self.optimizer.zero_grad()

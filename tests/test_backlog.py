@@ -134,7 +134,7 @@ class TestLearning:
         feedback, history = sampler._feedback, sampler._learner.history
         held = lesson([1, 2], [4.0, 6.0])
         feedback._backlog.add(held, uniform=True, first=True)
-        feedback._remember(lesson([2, 3], [1.0, 2.0], step=2).seen, 2)
+        feedback._remember(lesson([2, 3], [1.0, 2.0], step=2))
         assert history.recent(torch.tensor([2]))[0, :2].tolist() == [6.0, 1.0]
         assert history.last(torch.tensor([1, 2, 3])).tolist() == [4.0, 1.0, 2.0]
 
@@ -205,3 +205,31 @@ def test_a_refused_observation_leaves_what_is_held_as_it_was():
     draw = sampler.draw()
     with laws.assert_unchanged(sampler), pytest.raises(ValueError, match="at least 0"):
         sampler.update(draw, torch.tensor([1.0, 2.0, -3.0, 4.0]))
+
+
+def test_a_predictor_that_joins_batches_is_called_once():
+    class Joining(UniformPredictor):
+        joins_batches = True
+        shown = ()
+
+        def update(self, indices, observed, step, *, num_batches):
+            self.shown = (*self.shown, (len(indices), step, num_batches))
+
+    sampler = laws.make_sampler(12, 4, predictor=Joining, update_every=3)
+    laws.train(sampler, 6)
+    assert sampler._learner.predictor.shown == ((12, 3, 3), (12, 6, 3))
+
+
+@pytest.mark.parametrize(("name", "options"), [*laws.CONFIGURATIONS, ("lstm", {"train_every": 2})])
+def test_predictors_that_join_batches_learn_from_each(name, options):
+    joined, one_by_one = (
+        laws.make_predictor(name, options, labels=torch.arange(12) % 3, num_classes=3)[0] for _ in range(2)
+    )
+    if not getattr(joined, "joins_batches", False):
+        return
+    batches = [(torch.tensor([1, 2]), torch.tensor([1.0, 4.0])), (torch.tensor([0, 1]), torch.tensor([7.0, 2.0]))]
+    joined.update(*(torch.cat(values) for values in zip(*batches, strict=True)), 2, num_batches=2)
+    for step, (indices, values) in enumerate(batches, start=1):
+        one_by_one.update(indices, values, step)
+    everyone = torch.arange(12)
+    torch.testing.assert_close(joined.predict(everyone), one_by_one.predict(everyone), rtol=1e-5, atol=0)

@@ -101,7 +101,7 @@ class TestScript:
     def test_rounds_are_the_users_else_the_presets(self, scripts):
         rounds_of = scripts("benchmark_overhead").rounds_of
         assert rounds_of("paper", 5, "short") == 5
-        assert rounds_of("paper", None, "short") < rounds_of("mlp", None, "short") < rounds_of("mlp", None, None) == 100
+        assert rounds_of("paper", None, "short") < rounds_of("mlp", None, "short") < rounds_of("mlp", None, None) == 30
 
 
 class TestParts:
@@ -134,14 +134,14 @@ class TestParts:
         parts = scripts("overhead_parts")
         monkeypatch.setattr(parts, "CALLS", (*parts.CALLS, ("history", path, "engrave")))
         with pytest.raises(RuntimeError, match=rf"^`history`, a part .+ `{path}\.engrave` .+ `overhead_parts\.CALLS`"):
-            make_loop("last-loss").step_by_part(counting_clock())
+            make_loop("last-loss").steps_by_part(counting_clock())
 
     def test_a_function_that_nobody_calls_is_an_error(self, make_loop, scripts, monkeypatch):
         parts = scripts("overhead_parts")
         calls = tuple(row for row in parts.CALLS if row[0] != "tree")
         monkeypatch.setattr(parts, "CALLS", (*calls, ("tree", "_sampler", "metrics")))
         with pytest.raises(RuntimeError, match=r"^`tree`, a part of .+ `_sampler\.metrics` is not what is called"):
-            make_loop("last-loss").step_by_part(counting_clock())
+            make_loop("last-loss").steps_by_part(counting_clock())
 
 
 class TestLoops:
@@ -151,7 +151,7 @@ class TestLoops:
         assert not sampler.draw().is_uniform
         assert sampler._learner.history.counts(torch.arange(64)).eq(10).all()
         assert sampler.probabilities().unique().numel() > 32
-        assert sampler._learner.due(torch.arange(8), warming_up=False).numel() == 8
+        assert sampler._learner.due(torch.arange(8), 1, warming_up=False).numel() == 8
 
     def test_equal_losses_keep_the_gate_closed(self, scripts):
         workload = scripts("workloads").Workload("mlp", **SIZES, device=CPU)

@@ -4,7 +4,9 @@ import pytest
 import torch
 from laws import assert_same, assert_unchanged, make_predictor, make_sampler, snapshot, through_file, train
 
+from approx_is.backlog import Lesson
 from approx_is.learner import Learner
+from approx_is.observation import Observation
 from approx_is.predictors import UniformPredictor
 
 SIZE = 10
@@ -36,8 +38,14 @@ def make(predictor=None, rolling=0, labels=LABELS):
 
 
 def learn(learner, indices, values, step=1):
-    indices = torch.tensor(indices)
-    learner.learn(indices, torch.tensor(values), torch.ones(len(indices), dtype=torch.float64), step, drawn_at=step - 1)
+    lesson = make_lesson(torch.tensor(indices), torch.tensor(values), step=step)
+    learner.learn([lesson], lesson.seen)
+
+
+def make_lesson(indices, values, weights=None, step=1, drawn_at=None):
+    weights = torch.ones(len(indices), dtype=torch.float64) if weights is None else weights
+    seen = Observation(indices, values, weights.float(), weights, 0)
+    return Lesson(seen, step, step - 1 if drawn_at is None else drawn_at)
 
 
 def test_the_predictor_learns_before_the_history_grows():
@@ -61,7 +69,8 @@ def test_what_is_remembered_is_for_history_and_class_means_not_for_the_predictor
     learner, other = make(), make()
     indices, values, weights = torch.tensor([4, 2, 1]), torch.tensor([1.0, 3.0, 8.0]), torch.ones(3).double()
     learner.remember(indices, values, weights, step=7)
-    other.learn(indices, values, weights, step=7, drawn_at=6)
+    lesson = make_lesson(indices, values, weights, step=7)
+    other.learn([lesson], lesson.seen)
     assert learner.predictor.shown == []
     assert_same(snapshot(learner), snapshot(other))
     assert learner.predict(torch.tensor([0, 3])).tolist() == [2.0, 8.0]
@@ -133,8 +142,8 @@ def test_autocast_is_off_for_the_predictor():
     assert predicted.tolist() == pytest.approx([4.004] * SIZE)
 
 
-def due(learner, indices=(7,), *, warming_up=False):
-    return learner.due(torch.tensor(indices), warming_up=warming_up).tolist()
+def due(learner, indices=(7,), num_batches=1, *, warming_up=False):
+    return learner.due(torch.tensor(indices), num_batches, warming_up=warming_up).tolist()
 
 
 def test_the_others_are_due_in_turn():
@@ -194,7 +203,8 @@ def test_a_predictor_that_knows_draws_is_told_of_them():
 
     learner = make(Knowing())
     weights = torch.tensor([0.5, 2.0], dtype=torch.float64)
-    learner.learn(torch.tensor([4, 2]), torch.tensor([1.0, 2.0]), weights, step=7, drawn_at=3)
+    lesson = make_lesson(torch.tensor([4, 2]), torch.tensor([1.0, 2.0]), weights, step=7, drawn_at=3)
+    learner.learn([lesson], lesson.seen)
     assert learner.predictor.draw.keys() == {"weights", "drawn_at"}
     assert learner.predictor.draw["drawn_at"] == 3
     assert torch.equal(learner.predictor.draw["weights"], weights)

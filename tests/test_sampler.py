@@ -592,7 +592,7 @@ class TestResume:
             (lambda state: state.pop("epoch"), r"missing \['epoch'\]"),
             (lambda state: state.update(epoch=1.0), r"\['epoch'\]` must be of type int; got float"),
             (lambda state: state.update(more=1), r"unknown \['more'\]"),
-            (lambda state: state["worker_generator"].resize_(7), r"\['worker_generator'\]` must be torch.uint8"),
+            (lambda state: state.update(worker_epoch=-1), r"\['worker_epoch'\]` must be at least 0"),
             (lambda state: state["pending"].pop("draws"), r"missing \['draws'\]"),
             (lambda state: state["pending"]["draws"][0].pop("weights"), r"missing \['weights'\]"),
             (lambda state: state["sampler"]["drawer"]["proposal"].pop("tree"), r"missing \['tree'\]"),
