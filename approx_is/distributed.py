@@ -96,6 +96,11 @@ class Replicated(_GroupRanks):
             _is_plain=share.factor == 1,
         )
 
+    def own_positions(self, positions: Tensor, candidates: Draw) -> Tensor:
+        """Return those in this rank's share, as it counts its own candidates."""
+        own = share_of(len(positions), self.size, self.rank)
+        return positions[own.samples] - share_of(len(candidates), self.size, self.rank).start
+
     def gather(self, values: Tensor, whole: Draw) -> Callable[[], Tensor]:
         """Begin to gather what all ranks observed, while they go on; return a function that waits for it."""
         length = share_of(len(whole), self.size, 0).length  # nobody's is longer

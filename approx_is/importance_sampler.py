@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from approx_is.backlog import Lesson, default_update_every
+from approx_is.backlog import default_update_every
 from approx_is.checks import check_importance, check_indices, check_number, check_positive, check_seed
 from approx_is.diagnostics import RunningDiagnostics
 from approx_is.distributed import find_ranks
-from approx_is.draw import Draw, Ticket, check_candidates, check_per_sample, check_ticket
+from approx_is.draw import Draw, Ticket, check_candidates, check_ticket
 from approx_is.drawer import Drawer
 from approx_is.feedback import Feedback
 from approx_is.gain import GainRatio
@@ -25,10 +25,9 @@ from approx_is.gates import make_gate
 from approx_is.history import LossHistory
 from approx_is.labels import check_labels
 from approx_is.learner import Learner
-from approx_is.observation import Observation, check_observed
 from approx_is.proposal import Proposal
 from approx_is.protocols import Predictor, PredictorFactory, ScoringPredictor
-from approx_is.ranks import share_of
+from approx_is.reader import Reader
 from approx_is.registry import build_predictor
 from approx_is.smoothing import Smoothing, make_smoothing
 from approx_is.state import check_like
@@ -195,6 +194,7 @@ class ImportanceSampler:
         self._epoch_steps = epoch_steps
         self._learner = Learner(history, built, labels, num_classes, rolling=math.ceil(together / refresh))
         self._diagnostics = RunningDiagnostics(device=self.device)
+        self._reader = Reader(self._ranks, self.device, expected=self._learner.expect)
         self.gain = GainRatio(device=self.device, mean=self._ranks.mean)
         self._feedback = Feedback(
             *(self._drawer, self._learner, self.gain, self._diagnostics), update_every=self.update_every
@@ -284,13 +284,7 @@ class ImportanceSampler:
         whole = candidates.whole.to(self.device)
         gathered = self._ranks.gather(scores.detach().to(self.device), whole)()
         chosen, positions = self._drawer.choose(whole, gathered)
-        draw = self._ranks.part(chosen)
-        if draw is chosen:
-            return draw, positions
-        own, scored = (
-            share_of(len(each), self._ranks.num_drawing_together, self._ranks.rank) for each in (chosen, whole)
-        )
-        return draw, positions[own.samples] - scored.start
+        return self._ranks.part(chosen), self._ranks.own_positions(positions, whole)
 
     def update(self, draw: Draw, observed: Tensor | Callable[[], Tensor]) -> None:
         """Remember what was observed of a draw, let the predictor learn from it, and predict anew.
@@ -310,7 +304,7 @@ class ImportanceSampler:
         ticket = check_ticket(draw, self._drawer.owner)
         drawn = ticket.place is None
         look = self.gate.look(drawn=drawn)
-        lesson = self._read(draw, observed, look)
+        lesson = self._reader.read(draw, observed, look, self.step + 1)
         num_draws = len(draw.whole) * self._ranks.size // self._ranks.num_drawing_together
         ticket.spent = True
         self.step += 1
@@ -431,19 +425,3 @@ class ImportanceSampler:
         self._diagnostics.check_state_dict(state["diagnostics"])
         self.gain.check_state_dict(state["gain"])
         self._feedback.check_state_dict(state["feedback"])
-
-    def _read(self, draw: Draw, observed: Tensor | Callable[[], Tensor], look: Look) -> Lesson | None:
-        if look is Look.AWAY:
-            if not callable(observed):
-                check_per_sample(observed, len(draw), "update(observed)")
-            return None
-        observed = observed() if callable(observed) else observed
-        whole, step, drawn_at = draw.whole, self.step + 1, draw.drawn_at
-        if self._ranks.num_drawing_together == 1:
-            return Lesson(self._observation(whole, observed), step, drawn_at)
-        check_observed(observed, len(draw))
-        gathered = self._ranks.gather(observed.detach().to(self.device), whole)
-        return Lesson(lambda: self._observation(whole, gathered()), step, drawn_at)
-
-    def _observation(self, whole: Draw, observed: Tensor) -> Observation:
-        return Observation.read(whole, observed, self.num_held, self.device, expected=self._learner.expect)

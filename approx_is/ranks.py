@@ -56,6 +56,10 @@ class Ranks:
         """Return the part of a draw that this rank trains on, with the data set's indices."""
         return whole
 
+    def own_positions(self, positions: Tensor, candidates: Draw) -> Tensor:
+        """Return this rank's part of positions chosen among candidates of all, int64 [B], among its own."""
+        return positions
+
     def gather(self, values: Tensor, whole: Draw) -> Callable[[], Tensor]:
         """Begin to gather what was observed of a draw, float [part]; return a function that waits for it: [whole].
 

@@ -37,8 +37,8 @@ def reshard(states: Sequence[State], size: int) -> list[dict[str, Any]]:
     out. A predictor of your own is resharded if it keeps nothing a sample, or keeps it in the history.
 
     Args:
-        states: of `ApproxSampler` or `ImportanceSampler`, one of each old rank, in order.
-        size: number of new ranks, at most as many as there are samples.
+        states: of `ApproxSampler` or `ImportanceSampler`, one of each old rank, in order; or that of a process alone.
+        size: number of new ranks, at most as many as there are samples; 1 for a process alone.
 
     Returns:
         The states of the new ranks, in order.
@@ -51,7 +51,7 @@ def reshard(states: Sequence[State], size: int) -> list[dict[str, Any]]:
     if "pending" in states[0]:
         inner = reshard([state["sampler"] for state in states], size)
         return [_with_loader(states[rank % len(states)], new) for rank, new in enumerate(inner)]
-    expected = [f"{rank} of {len(states)}" for rank in range(len(states))]
+    expected = [_shard(rank, len(states)) for rank in range(len(states))]
     found = [state["shard"] for state in states]
     if found != expected:
         raise ValueError(f"`reshard(states)` must be those of all ranks in order, shards {expected}; got {found}.")
@@ -69,7 +69,7 @@ def _new_state(old: State, rows: Mapping[tuple[str, ...], Tensor], rank: int, si
         if path == RANKS:
             own = (own.long() * num_held // num_held_before).to(own.dtype)
         _at(new, path[:-1])[path[-1]] = own
-    new["shard"] = f"{rank} of {size}"
+    new["shard"] = _shard(rank, size)
     learner, drawer, backlog = new["learner"], new["drawer"], new["feedback"]["backlog"]
     learner |= {"cursor": 0, "unsettled": num_held, "outdated": num_held}
     backlog["lessons"] = []
@@ -84,6 +84,10 @@ def _new_state(old: State, rows: Mapping[tuple[str, ...], Tensor], rank: int, si
     if proposal["generator"].shape == generator.shape:  # that of the CPU; others go on as they were
         proposal["generator"] = generator
     return new
+
+
+def _shard(rank: int, size: int) -> str:
+    return "all" if size == 1 else f"{rank} of {size}"
 
 
 def _with_loader(old: State, sampler: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,145 @@
+"""Trainings that are killed, cut off or run out of disk lose nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import laws
+import pytest
+import torch
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+TRAIN = SCRIPTS / "train.py"
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+OPTIONS = ["--dataset", "digits", "--model", "mlp", "--predictor", "lstm", "--gate", "none", "--eval-every", "10"]
+TIMES = ("seconds", "overhead_seconds", "overhead_ms", "overhead_percent")
+
+
+def run(command, **options):
+    command = [sys.executable, *map(str, command)]
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=200, **options)
+
+
+def train(*arguments):
+    done = run([TRAIN, *arguments])
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def train_under_torchrun(*arguments):
+    return [
+        *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "2"),
+        *(TRAIN, *arguments, "--timeout", "20"),
+    ]
+
+
+def checkpoints(folder):
+    return sorted(folder.glob("checkpoint-*.pt"))
+
+
+def last_state(folder):
+    return without_times(torch.load(checkpoints(folder)[-1], weights_only=True))
+
+
+def rows(folder):
+    return [without_times(json.loads(line)) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_times(state):
+    if isinstance(state, dict):
+        return {name: without_times(value) for name, value in state.items() if name not in TIMES}
+    return [without_times(value) for value in state] if isinstance(state, list) else state
+
+
+def assert_same_runs(found, expected):
+    laws.assert_same(last_state(found), last_state(expected))
+    laws.assert_same(rows(found), rows(expected))
+
+
+@pytest.mark.parametrize(
+    ("predictor", "workers"),
+    [("rais", []), ("lstm", ["--workers=2"]), ("lstm", ["--workers=2", "--persistent-workers"])],
+)
+def test_a_training_that_is_killed_again_and_again_ends_as_if_it_had_not_been(tmp_path, predictor, workers):
+    kills = ["--kills", 3, "--predictor", predictor, "--steps", 60, "--out", tmp_path]
+    done = run([SCRIPTS / "survive_kills.py", *kills, *workers])
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads(done.stdout)
+    assert result["differences"] == []
+    assert sum(result["kills"].values()) >= 1
+
+
+@pytest.mark.parametrize("predictor", ["uniform", "lstm"])
+def test_a_run_is_gone_on_with_by_its_folder_alone(tmp_path, predictor):
+    options = [*OPTIONS, "--predictor", predictor, "--gate", "none", "--checkpoint-every", 13]
+    train(*options, "--steps", 40, "--out", tmp_path / "whole")
+    train(*options, "--steps", 40, "--out", tmp_path / "cut")
+    for path in checkpoints(tmp_path / "cut"):
+        if path.stem.endswith("40"):
+            path.unlink()
+    assert [path.stem[-2:] for path in checkpoints(tmp_path / "cut")] == ["39"]
+    with (tmp_path / "cut" / "metrics.jsonl").open("a") as file:
+        file.write("{half a row")
+    train("--resume", tmp_path / "cut")
+    assert_same_runs(tmp_path / "cut", tmp_path / "whole")
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tmp_path):
+    options = [*OPTIONS, "--steps", 30, "--checkpoint-every", 10]
+    train(*options, "--out", tmp_path / "whole")
+    train(*options, "--out", tmp_path / "damaged")
+    last = checkpoints(tmp_path / "damaged")[-1]
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 1
+    last.write_bytes(content)
+    done = train("--resume", tmp_path / "damaged")
+    assert f"{last.name} is damaged" in done.stderr
+    assert_same_runs(tmp_path / "damaged", tmp_path / "whole")
+
+
+def test_a_run_with_other_options_is_refused(tmp_path):
+    train(*OPTIONS, "--steps", 3, "--out", tmp_path)
+    done = run([TRAIN, *OPTIONS, "--steps", 4, "--out", tmp_path, "--resume", tmp_path])
+    assert done.returncode == 1
+    assert "holds a run with other options" in done.stderr
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    done = run([TRAIN, "--resume", tmp_path])
+    assert done.returncode == 1
+    assert "holds no run" in done.stderr
+
+
+@pytest.mark.parametrize("options", [[], ["--shard"]])
+def test_processes_whose_comrade_is_killed_begin_again_from_the_checkpoint(tmp_path, options):
+    options = [*OPTIONS, *options, "--steps", 120, "--checkpoint-every", 10]
+    done = run(train_under_torchrun(*options, "--out", tmp_path / "whole"))
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "killed"
+    command = [sys.executable, *map(str, train_under_torchrun(*options, "--out", folder, "--resume", folder))]
+    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    wait_until(lambda: checkpoints(folder))
+    os.kill(second_process(process.pid), signal.SIGKILL)
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    assert_same_runs(folder, tmp_path / "whole")
+
+
+def wait_until(condition, seconds=60):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.005)
+
+
+def second_process(parent):
+    """Return the process that torchrun gave the number 1."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    for child in children:
+        if b"LOCAL_RANK=1" in Path(f"/proc/{child}/environ").read_bytes().split(b"\0"):
+            return int(child)
+    raise AssertionError("there is no second process")
