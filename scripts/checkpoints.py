@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import sys
 import zipfile
 from pathlib import Path
@@ -59,17 +58,20 @@ def load_checkpoint(path: Path) -> Any:
 
     Raises:
         DamagedCheckpointError: the file is cut off, or a bit in it has changed.
+        OSError: it cannot be read at all.
     """
+    path.open("rb").close()
     try:
         with zipfile.ZipFile(path) as archive:  # as torch writes it, with a checksum of each tensor, which it ignores
             damaged = archive.testzip()
-        if damaged is not None:
-            raise DamagedCheckpointError(
-                f"{path} is damaged: `{damaged}` in it has another checksum than when it was written."
-            )
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, NotImplementedError) as error:
+        state = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # there is no end to what a damaged file makes its readers raise
         raise DamagedCheckpointError(f"{path} is damaged: {error}") from error
+    if damaged:
+        raise DamagedCheckpointError(
+            f"{path} is damaged: `{damaged}` in it has not the checksum that it was written with."
+        )
+    return state
 
 
 def load_latest(folder: Path) -> Any:

@@ -39,7 +39,7 @@ class Run:
         self.saved = laws.through_file(self.sampler.state_dict())
 
     def next_draw(self):
-        for _ in range(2):
+        for _ in range(3):  # one may be over, and of the next, a restored one, nothing may be left
             for (indices,), draw in self.batches:
                 assert torch.equal(indices, draw.indices)
                 return draw
