@@ -29,7 +29,16 @@ def joined(device: str, *, timeout: float) -> Iterator[str]:
     if is_cuda:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if is_cuda else "gloo", timeout=datetime.timedelta(seconds=timeout))
+    store, rank, size = next(dist.rendezvous("env://"))
+    # torchrun keeps its store when it restarts: in it are the addresses of processes that are no more
+    store = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    dist.init_process_group(
+        "nccl" if is_cuda else "gloo",
+        store=store,
+        rank=rank,
+        world_size=size,
+        timeout=datetime.timedelta(seconds=timeout),
+    )
     try:
         yield device
     finally:

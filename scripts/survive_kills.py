@@ -11,24 +11,25 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
+import train
 from checkpoints import UNFINISHED, checkpoints_in, load_checkpoint
 from options import positive
 from runs import METRICS_FILE
 
-TRAIN = Path(__file__).with_name("train.py")
 TIMES = ("seconds", "overhead_ms", "overhead_percent", "overhead_seconds")
 OPTIONS_OF = {"rais": {"observations": 512, "fit_size": 64}}
 """So that refits come every few steps."""
@@ -43,8 +44,10 @@ def main() -> None:
     arguments = parse_arguments()
     command = command_of(arguments)
     whole, killed = arguments.out / "whole", arguments.out / "killed"
+    os.environ["OMP_NUM_THREADS"] = "1"  # sums depend on the number of threads
+    end(start(["--help"]))  # loads what is loaded but once
     started = time.monotonic()
-    subprocess.run([*command, "--out", str(whole)], env=one_thread(), check=True, capture_output=True)
+    end(start([*command, "--out", str(whole)]))
     lifetime = time.monotonic() - started
     kills = survive([*command, "--out", str(killed), "--resume", str(killed)], killed, arguments, lifetime)
     differences = list(compare(last_checkpoint(whole), last_checkpoint(killed), "checkpoint"))
@@ -77,7 +80,7 @@ def command_of(arguments: argparse.Namespace) -> list[str]:
     options |= {"workers": arguments.workers, "device": "cpu", "batch-size": 64}
     options |= {"predictor-options": json.dumps(OPTIONS_OF.get(arguments.predictor, {}))}
     persistent = ["--persistent-workers"] if arguments.persistent_workers else []
-    return [sys.executable, str(TRAIN), *(f"--{name}={value}" for name, value in options.items()), *persistent]
+    return [*(f"--{name}={value}" for name, value in options.items()), *persistent]
 
 
 def survive(command: list[str], folder: Path, arguments: argparse.Namespace, lifetime: float) -> dict[str, int]:
@@ -91,41 +94,66 @@ def survive(command: list[str], folder: Path, arguments: argparse.Namespace, lif
         if wait(process, folder, moments.uniform(0, lifetime)):
             kill(process)
             kills["while saving" if while_saving else "at random"] += 1
-        process.wait()
+        process.join()
         forget_the_end(folder, arguments.steps)
-    subprocess.run(command, env=one_thread(), check=True, capture_output=True)
+    end(start(command))
     return kills
 
 
-def start(command: list[str]) -> subprocess.Popen[bytes]:
-    """Start a training, with its workers in a group of its own."""
-    silent = subprocess.DEVNULL
-    return subprocess.Popen(command, env=one_thread(), stdout=silent, stderr=silent, start_new_session=True)
+def start(command: list[str]) -> BaseProcess:
+    """Start a training in a process that has all modules loaded already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["train", "sklearn.datasets"])
+    process = context.Process(target=live, args=(command,))
+    process.start()
+    return process
 
 
-def wait_for_moment(process: subprocess.Popen[bytes], folder: Path, seconds: float) -> bool:
+def live(command: list[str]) -> None:
+    """Train, with one's workers in a group of one's own, and in silence."""
+    os.setsid()
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.dup2(nowhere, sys.stderr.fileno())
+    sys.argv = ["train.py", *command]
+    train.main()
+
+
+def end(process: BaseProcess) -> None:
+    """Let a training end.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    process.join()
+    if process.exitcode != 0:
+        raise RuntimeError(f"A training that nobody killed ended with exit code {process.exitcode}.")
+
+
+def wait_for_moment(process: BaseProcess, folder: Path, seconds: float) -> bool:
     """Return whether the training still goes on after so long."""
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return True
-    return False
+    process.join(seconds)
+    return process.is_alive()
 
 
-def wait_for_checkpoint(process: subprocess.Popen[bytes], folder: Path, seconds: float) -> bool:
+def wait_for_checkpoint(process: BaseProcess, folder: Path, seconds: float) -> bool:
     """Return whether the training goes on when, after so long, a checkpoint begins to be written."""
     if not wait_for_moment(process, folder, seconds):
         return False
     until = time.monotonic() + SLOWEST_START
-    while process.poll() is None and time.monotonic() < until:
+    while process.is_alive() and time.monotonic() < until:
         if any(folder.glob(f"*{UNFINISHED}")):
             return True
-    return process.poll() is None
+    return process.is_alive()
 
 
-def kill(process: subprocess.Popen[bytes]) -> None:
+def kill(process: BaseProcess) -> None:
     """Kill a process and its workers."""
-    os.killpg(process.pid, signal.SIGKILL)
+    assert process.pid is not None
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:  # it has just begun, and has no group yet
+        process.kill()
 
 
 def forget_the_end(folder: Path, steps: int) -> None:
@@ -133,11 +161,6 @@ def forget_the_end(folder: Path, steps: int) -> None:
     for path in checkpoints_in(folder):
         if path.stem.endswith(f"-{steps:09d}"):
             path.unlink()
-
-
-def one_thread() -> dict[str, str]:
-    """Return an environment in which sums do not depend on the number of threads."""
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def last_checkpoint(folder: Path) -> Any:

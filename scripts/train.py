@@ -56,7 +56,10 @@ def run(arguments: argparse.Namespace, device: str) -> None:
         train(training, journal)
     except KeyboardInterrupt:
         print(f"train.py: stopped at step {training.step}; --resume {folder} goes on", file=sys.stderr)
-    journal.save()
+    try:
+        journal.save()
+    except OSError as error:
+        sys.exit(f"train.py: error: no checkpoint at step {training.step}: {error}")
     if is_first():
         report(training, journal.evaluations, folder)
 

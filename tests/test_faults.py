@@ -1,5 +1,7 @@
 """Trainings that are killed, cut off or run out of disk lose nothing."""
 
+import errno
+import importlib
 import json
 import os
 import signal
@@ -24,10 +26,18 @@ def run(command, **options):
     return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=200, **options)
 
 
-def train(*arguments):
-    done = run([TRAIN, *arguments])
-    assert done.returncode == 0, done.stderr
-    return done
+@pytest.fixture
+def train(monkeypatch, capsys):
+    """Call `scripts/train.py` in this process, with these arguments; returns what it prints on stderr."""
+    monkeypatch.syspath_prepend(SCRIPTS)
+    module = importlib.import_module("train")
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["train.py", *map(str, arguments)])
+        module.main()
+        return capsys.readouterr().err
+
+    return call
 
 
 def train_under_torchrun(*arguments):
@@ -60,12 +70,9 @@ def assert_same_runs(found, expected):
     laws.assert_same(rows(found), rows(expected))
 
 
-@pytest.mark.parametrize(
-    ("predictor", "workers"),
-    [("rais", []), ("lstm", ["--workers=2"]), ("lstm", ["--workers=2", "--persistent-workers"])],
-)
+@pytest.mark.parametrize(("predictor", "workers"), [("rais", []), ("lstm", ["--workers=2", "--persistent-workers"])])
 def test_a_training_that_is_killed_again_and_again_ends_as_if_it_had_not_been(tmp_path, predictor, workers):
-    kills = ["--kills", 3, "--predictor", predictor, "--steps", 60, "--out", tmp_path]
+    kills = ["--kills", 5, "--predictor", predictor, "--steps", 60, "--out", tmp_path]
     done = run([SCRIPTS / "survive_kills.py", *kills, *workers])
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads(done.stdout)
@@ -74,7 +81,7 @@ def test_a_training_that_is_killed_again_and_again_ends_as_if_it_had_not_been(tm
 
 
 @pytest.mark.parametrize("predictor", ["uniform", "lstm"])
-def test_a_run_is_gone_on_with_by_its_folder_alone(tmp_path, predictor):
+def test_a_run_is_gone_on_with_by_its_folder_alone(train, tmp_path, predictor):
     options = [*OPTIONS, "--predictor", predictor, "--gate", "none", "--checkpoint-every", 13]
     train(*options, "--steps", 40, "--out", tmp_path / "whole")
     train(*options, "--steps", 40, "--out", tmp_path / "cut")
@@ -88,7 +95,7 @@ def test_a_run_is_gone_on_with_by_its_folder_alone(tmp_path, predictor):
     assert_same_runs(tmp_path / "cut", tmp_path / "whole")
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tmp_path):
+def test_a_damaged_checkpoint_is_named_and_the_one_before_used(train, tmp_path):
     options = [*OPTIONS, "--steps", 30, "--checkpoint-every", 10]
     train(*options, "--out", tmp_path / "whole")
     train(*options, "--out", tmp_path / "damaged")
@@ -96,27 +103,45 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tmp_path):
     content = bytearray(last.read_bytes())
     content[len(content) // 2] ^= 1
     last.write_bytes(content)
-    done = train("--resume", tmp_path / "damaged")
-    assert f"{last.name} is damaged" in done.stderr
+    assert f"{last.name} is damaged" in train("--resume", tmp_path / "damaged")
     assert_same_runs(tmp_path / "damaged", tmp_path / "whole")
 
 
-def test_a_run_with_other_options_is_refused(tmp_path):
+def test_a_run_with_other_options_is_refused(train, tmp_path):
     train(*OPTIONS, "--steps", 3, "--out", tmp_path)
-    done = run([TRAIN, *OPTIONS, "--steps", 4, "--out", tmp_path, "--resume", tmp_path])
-    assert done.returncode == 1
-    assert "holds a run with other options" in done.stderr
+    with pytest.raises(SystemExit, match="holds a run with other options"):
+        train(*OPTIONS, "--steps", 4, "--out", tmp_path, "--resume", tmp_path)
+    with pytest.raises(SystemExit, match=r"`--resume` must be the folder of `--out`"):
+        train(*OPTIONS, "--steps", 3, "--out", tmp_path / "other", "--resume", tmp_path)
 
 
-def test_a_folder_without_a_run_is_refused(tmp_path):
-    done = run([TRAIN, "--resume", tmp_path])
-    assert done.returncode == 1
-    assert "holds no run" in done.stderr
+def test_a_folder_without_a_run_is_refused(train, tmp_path):
+    with pytest.raises(SystemExit, match="holds no run"):
+        train("--resume", tmp_path)
+
+
+def test_a_full_disk_stops_no_training_but_is_said_at_the_end(train, tmp_path, monkeypatch):
+    options = [*OPTIONS, "--steps", 20, "--checkpoint-every", 5, "--out", tmp_path]
+    journal, saved = importlib.import_module("journal"), []
+
+    def save(state, folder, step):
+        if step > 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        saved.append(step)
+        return save_checkpoint(state, folder, step)
+
+    save_checkpoint = journal.save_checkpoint
+    monkeypatch.setattr(journal, "save_checkpoint", save)
+    with pytest.raises(SystemExit, match=r"no checkpoint at step 20: .*No space left on device"):
+        train(*options)
+    assert saved == [5]
+    assert [path.stem[-2:] for path in checkpoints(tmp_path)] == ["05"]
+    assert len(rows(tmp_path)) == 2
 
 
 @pytest.mark.parametrize("options", [[], ["--shard"]])
 def test_processes_whose_comrade_is_killed_begin_again_from_the_checkpoint(tmp_path, options):
-    options = [*OPTIONS, *options, "--steps", 120, "--checkpoint-every", 10]
+    options = [*OPTIONS, *options, "--steps", 60, "--checkpoint-every", 10]
     done = run(train_under_torchrun(*options, "--out", tmp_path / "whole"))
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "killed"
