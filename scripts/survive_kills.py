@@ -34,6 +34,9 @@ TIMES = ("seconds", "overhead_ms", "overhead_percent", "overhead_seconds")
 OPTIONS_OF = {"rais": {"observations": 512, "fit_size": 64}}
 """So that refits come every few steps."""
 
+PRELOADED = ["train", "sklearn.datasets", "cvxpy", "torch._dynamo"]
+"""What a training imports sooner or later, in some seconds."""
+
 CHECKPOINT_EVERY = 7
 SLOWEST_START = 120.0
 """Seconds after which a life is ended in any case."""
@@ -103,7 +106,7 @@ def survive(command: list[str], folder: Path, arguments: argparse.Namespace, lif
 def start(command: list[str]) -> BaseProcess:
     """Start a training in a process that has all modules loaded already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["train", "sklearn.datasets"])
+    context.set_forkserver_preload(PRELOADED)
     process = context.Process(target=live, args=(command,))
     process.start()
     return process

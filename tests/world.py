@@ -15,7 +15,7 @@ SECONDS = 60
 def run_on_ranks(size, function, folder, *arguments, seconds=SECONDS):
     """Call `function(*arguments)` on that many ranks; return what it returned, or the text of its error, of each."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "approx_is", "scipy.stats", "hypothesis"])
+    context.set_forkserver_preload(["torch", "approx_is", "scipy.stats", "hypothesis", "torch._dynamo"])
     call = (size, function, folder, arguments, seconds)
     processes = [context.Process(target=_run, args=(rank, *call)) for rank in range(size)]
     for process in processes:
