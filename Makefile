@@ -21,7 +21,7 @@ demo: $(READY)
 	$(BIN)/python scripts/compare.py --preset demo --out runs/demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto
 
 check: $(READY)
 	$(BIN)/ruff check .

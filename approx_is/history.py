@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ class LossHistory:
         dtype: of the stored values, float16, bfloat16, float32 or float64.
         device: where the buffers live.
         path: a directory for memory-mapped buffers, so that the history need not fit in memory (CPU only). Existing
-            files there are overwritten.
+            files there are overwritten: they go on changing after a state was saved, so that it is the state, with a
+            copy of them, that a history is restored from.
 
     Raises:
         ValueError: a size is out of range, or `path` is combined with a device other than the CPU.
@@ -72,6 +74,7 @@ class LossHistory:
             )
         self.device = torch.device(device)
         self.step = 0
+        self._files: list[Path] = []
         self._values = self._buffer("values", (num_samples, window), dtype, path)
         self._gap_codes = GapCodes(self.device) if dtype.itemsize == 2 else None
         gap_dtype = torch.bfloat16 if self._gap_codes is None else torch.uint8
@@ -188,6 +191,12 @@ class LossHistory:
             "staleness": (step - mean_step) / epoch_steps,
         }
 
+    def flush(self) -> None:
+        """Write a memory-mapped history to the disk, as far as the system has not yet; else do nothing."""
+        for file in self._files:
+            with file.open("rb+") as mapped:
+                os.fsync(mapped.fileno())
+
     def state_dict(self) -> dict[str, Any]:
         """Return the buffers (not copied) and the last step."""
         return {
@@ -220,5 +229,5 @@ class LossHistory:
             return torch.zeros(shape, dtype=dtype, device=self.device)
         Path(path).mkdir(parents=True, exist_ok=True)
         size = int(torch.Size(shape).numel())
-        file = str(Path(path) / f"{name}.bin")
-        return torch.from_file(file, shared=True, size=size, dtype=dtype).view(shape).zero_()
+        self._files.append(Path(path) / f"{name}.bin")
+        return torch.from_file(str(self._files[-1]), shared=True, size=size, dtype=dtype).view(shape).zero_()

@@ -378,8 +378,12 @@ class ImportanceSampler:
         """Return the complete state: with it, a sampler built with the same arguments goes on bit by bit as this one.
 
         But for the clock of a gate that measures times, see `VarianceGate`. Tensors are not copied, as in
-        `torch.nn.Module.state_dict`: save it, or copy it, before training on.
+        `torch.nn.Module.state_dict`: save it, or copy it, before training on. A memory-mapped history is flushed.
         """
+        self._learner.history.flush()
+        return self._state()
+
+    def _state(self) -> dict[str, Any]:
         return {
             "version": STATE_VERSION,
             "num_samples": self.num_samples,
@@ -410,7 +414,7 @@ class ImportanceSampler:
         self.step = state["step"]
 
     def _check_state_dict(self, state: Mapping[str, Any]) -> None:
-        reference = self.state_dict()
+        reference = self._state()
         where = "load_state_dict(state)"
         if isinstance(state, Mapping):
             for name in ("version", "num_samples", "shard", "predictor_class", "gate_class"):

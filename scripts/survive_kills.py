@@ -1,4 +1,4 @@
-"""Kill a training again and again, let it go on from its checkpoints, and compare it with one that nobody killed.
+"""Kill trainings again and again, let them go on from their checkpoints, and compare them with one that nobody killed.
 
 Kills come at random moments, and every third as soon as a checkpoint is being written. At the end the weights, the
 sampler's state and every metric but times must be equal to the bit.
@@ -18,6 +18,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -42,23 +43,37 @@ SLOWEST_START = 120.0
 """Seconds after which a life is ended in any case."""
 
 
+@dataclass
+class Survival:
+    """What became of trainings that were killed.
+
+    Attributes:
+        kills: how often one was.
+        while_saving: how often of these a checkpoint was being written.
+        trainings: how many came to their end.
+        differences: where these differ from one that nobody killed.
+    """
+
+    kills: int = 0
+    while_saving: int = 0
+    trainings: int = 0
+    differences: list[str] = field(default_factory=list)
+
+
 def main() -> None:
     """Run the script."""
     arguments = parse_arguments()
     command = command_of(arguments)
-    whole, killed = arguments.out / "whole", arguments.out / "killed"
+    whole = arguments.out / "whole"
     os.environ["OMP_NUM_THREADS"] = "1"  # sums depend on the number of threads
     end(start(["--help"]))  # loads what is loaded but once
     started = time.monotonic()
     end(start([*command, "--out", str(whole)]))
     lifetime = time.monotonic() - started
-    kills = survive([*command, "--out", str(killed), "--resume", str(killed)], killed, arguments, lifetime)
-    differences = list(compare(last_checkpoint(whole), last_checkpoint(killed), "checkpoint"))
-    differences += compare(rows_of(whole), rows_of(killed), "metrics")
-    result = {"kills": kills, "differences": differences, "predictor": arguments.predictor}
-    result |= {"workers": arguments.workers, "persistent_workers": arguments.persistent_workers}
-    print(json.dumps(result))
-    if differences:
+    survival = survive(command, whole, arguments, lifetime)
+    result = {**asdict(survival), "predictor": arguments.predictor, "workers": arguments.workers}
+    print(json.dumps({**result, "persistent_workers": arguments.persistent_workers}))
+    if survival.differences:
         sys.exit(1)
 
 
@@ -86,21 +101,34 @@ def command_of(arguments: argparse.Namespace) -> list[str]:
     return [*(f"--{name}={value}" for name, value in options.items()), *persistent]
 
 
-def survive(command: list[str], folder: Path, arguments: argparse.Namespace, lifetime: float) -> dict[str, int]:
-    """Kill a training so many times, then let it end; return how many kills came at what moment."""
-    moments = random.Random(arguments.seed)
-    kills = {"at random": 0, "while saving": 0}
-    for number in tqdm(range(arguments.kills), unit="kill", leave=False):
-        process = start(command)
-        while_saving = number % 3 == 2
-        wait = wait_for_checkpoint if while_saving else wait_for_moment
-        if wait(process, folder, moments.uniform(0, lifetime)):
-            kill(process)
-            kills["while saving" if while_saving else "at random"] += 1
-        process.join()
-        forget_the_end(folder, arguments.steps)
-    end(start(command))
-    return kills
+def survive(command: list[str], whole: Path, arguments: argparse.Namespace, lifetime: float) -> Survival:
+    """Kill trainings until there were enough kills; compare each that comes to its end with one that nobody killed."""
+    moments, survival = random.Random(arguments.seed), Survival()
+    with tqdm(total=arguments.kills, unit="kill", leave=False) as bar:
+        while True:
+            folder = arguments.out / f"killed-{survival.trainings}"
+            process = start([*command, "--out", str(folder), "--resume", str(folder)])
+            while_saving = survival.kills % 3 == 2
+            wait = wait_for_checkpoint if while_saving else wait_for_moment
+            seconds = moments.uniform(0, lifetime * (1 - last_step(folder) / arguments.steps))
+            if survival.kills < arguments.kills and wait(process, folder, seconds):
+                kill(process)
+                process.join()
+                survival.kills += 1
+                survival.while_saving += while_saving
+                bar.update()
+                continue
+            end(process)
+            survival.trainings += 1
+            survival.differences += compare(last_checkpoint(whole), last_checkpoint(folder), folder.name)
+            survival.differences += compare(rows_of(whole), rows_of(folder), f"{folder.name} metrics")
+            if survival.kills == arguments.kills:
+                return survival
+
+
+def last_step(folder: Path) -> int:
+    """Return the step of the last checkpoint in a folder; 0 if there is none."""
+    return max((int(path.stem.rsplit("-", 1)[1]) for path in checkpoints_in(folder)), default=0)
 
 
 def start(command: list[str]) -> BaseProcess:
@@ -157,13 +185,6 @@ def kill(process: BaseProcess) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:  # it has just begun, and has no group yet
         process.kill()
-
-
-def forget_the_end(folder: Path, steps: int) -> None:
-    """Remove the checkpoint of a training that was faster than its killer, for the next one to have work to do."""
-    for path in checkpoints_in(folder):
-        if path.stem.endswith(f"-{steps:09d}"):
-            path.unlink()
 
 
 def last_checkpoint(folder: Path) -> Any:

@@ -252,6 +252,11 @@ class TestSharded:
         assert own != other
         assert agreed == agreed_too == pytest.approx((own + other) / 2)
 
+    def test_four_ranks_take_a_quarter_of_the_memory_each(self, tmp_path):
+        alone = sampler_bytes(None)
+        shares = [found / alone for found in run_on_ranks(4, sampler_bytes, tmp_path, True)]
+        assert shares == pytest.approx([0.25] * 4, rel=0.01)
+
     def test_samples_of_other_ranks_are_refused(self, tmp_path):
         errors = run_on_ranks(2, ask_for_all, tmp_path)
         assert errors[0].startswith("ValueError: With `shard=True` rank 0 of 2 knows 0, 2, … only")
@@ -295,6 +300,17 @@ def shard_gain():
         draw = sampler.draw()
         sampler.update(draw, 1.0 + scale * (draw.indices % 8 == dist.get_rank()).float())
     return sampler.gain.value, sampler.gain.agreed_value()
+
+
+def sampler_bytes(shard):
+    """Return the bytes of a sampler of four million samples."""
+    sampler = ImportanceSampler(4_000_000, 128, predictor="last-loss", gate=None, shard=bool(shard))
+    sizes, parts = 0, [sampler.state_dict()]
+    while parts:
+        part = parts.pop()
+        sizes += part.nbytes if isinstance(part, torch.Tensor) else 0
+        parts += part.values() if isinstance(part, dict) else part if isinstance(part, list) else []
+    return sizes
 
 
 def ask_for_all():

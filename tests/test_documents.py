@@ -7,11 +7,26 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, TensorDataset
+from world import run_on_ranks
 
 from approx_is import ApproxSampler, registry
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/performance.md", "scripts/data/README.md"]
+DOCUMENTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "docs/performance.md",
+    "docs/scaling.md",
+    "scripts/data/README.md",
+]
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "docs/performance.md",
+    "docs/scaling.md",
+    "scripts/data/README.md",
+]
 
 
 def python_blocks(document: str) -> list[str]:
@@ -20,7 +35,11 @@ def python_blocks(document: str) -> list[str]:
 
 @pytest.fixture
 def training() -> dict:
-    """What the README takes for granted: data, a model and its optimizer."""
+    return make_training()
+
+
+def make_training() -> dict:
+    """Return what the README takes for granted: data, a model and its optimizer."""
     inputs = torch.randn(300, 4, generator=torch.Generator().manual_seed(0))
     model = torch.nn.Linear(4, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
@@ -54,6 +73,19 @@ def test_the_loop_with_a_gain_ends_after_its_effective_steps(training):
     exec(block, training)
     assert 30 <= training["gain"].effective_steps < 40
     assert training["gain"].get_last_lr()[0] == pytest.approx(0.1 * 0.1**2 * training["gain"].ratio)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_loaders_of_several_ranks_share_an_epoch(tmp_path, number):
+    first, second = run_on_ranks(2, indices_of_an_epoch, tmp_path, number)
+    assert torch.equal(torch.cat([first, second]).sort().values, torch.arange(300))
+
+
+def indices_of_an_epoch(number: int) -> torch.Tensor:
+    training = make_training() | {"DataLoader": DataLoader, "ApproxSampler": ApproxSampler}
+    for block in python_blocks("docs/scaling.md")[: number + 1]:
+        exec(block, training)
+    return torch.cat([draw.indices for _, draw in training["sampler"]])
 
 
 def test_the_predictor_of_contributing_draws(monkeypatch):

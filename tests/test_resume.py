@@ -1,6 +1,7 @@
 """A run that was saved and resumed goes on as if it had not been interrupted, to the bit."""
 
 import math
+from pathlib import Path
 
 import laws
 import pytest
@@ -256,3 +257,28 @@ class TestRefuses:
         state = laws.snapshot(sampler)
         state["learner"]["predictor"]["extra"] = 1
         self.assert_refused(build(predictor, options), state, "extra")
+
+
+class TestWithAHistoryOnDisk:
+    def test_goes_on_from_the_state_not_from_what_the_files_became(self, tmp_path):
+        sampler = build(history_path=tmp_path)
+        laws.train(sampler, 6)
+        state = laws.through_file(sampler.state_dict())
+        expected = laws.train(sampler, 5)
+        resumed = build(history_path=tmp_path)
+        resumed.load_state_dict(state)
+        laws.assert_same_draws(laws.train(resumed, 5), expected)
+        in_memory = build()
+        in_memory.load_state_dict(state)
+        laws.assert_same_draws(laws.train(in_memory, 5), expected)
+
+    def test_is_flushed_with_the_state(self, tmp_path, monkeypatch):
+        flushed = []
+        monkeypatch.setattr(
+            "os.fsync", lambda descriptor: flushed.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        )
+        build(history_path=tmp_path).state_dict()
+        assert sorted(file.name for file in flushed) == ["gaps.bin", "last_step.bin", "values.bin", "writes.bin"]
+        flushed.clear()
+        build().state_dict()
+        assert flushed == []
