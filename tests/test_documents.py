@@ -20,13 +20,6 @@ DOCUMENTS = [
     "docs/scaling.md",
     "scripts/data/README.md",
 ]
-    "README.md",
-    "CONTRIBUTING.md",
-    "CHANGELOG.md",
-    "docs/performance.md",
-    "docs/scaling.md",
-    "scripts/data/README.md",
-]
 
 
 def python_blocks(document: str) -> list[str]:
