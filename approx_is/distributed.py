@@ -19,14 +19,15 @@ from approx_is.ranks import Ranks, share_of
 __all__ = ["Replicated", "Sharded", "find_ranks"]
 
 FINGERPRINTS = 2**20
-"""Sums of indices are compared modulo this: float32 holds them exactly."""
+"""Sums are compared modulo this: float32 holds them exactly."""
 
 
-def find_ranks(num_samples: int, process_group: dist.ProcessGroup | None, *, shard: bool) -> Ranks:
+def find_ranks(num_samples: int, batch_size: int, process_group: dist.ProcessGroup | None, *, shard: bool) -> Ranks:
     """Return the ranks of a process group; None for all there are, if `torch.distributed` was initialised.
 
     Args:
         num_samples: size N of the data set.
+        batch_size: draws of each rank in a batch, as a rule.
         process_group: of this process and those it trains with.
         shard: whether each is to hold a shard of the data set.
 
@@ -45,7 +46,7 @@ def find_ranks(num_samples: int, process_group: dist.ProcessGroup | None, *, sha
         raise ValueError("`process_group` must be one that this process is in. Build the sampler on its ranks only.")
     if dist.get_world_size(group) == 1:
         return Ranks(num_samples)
-    return Sharded(group, num_samples) if shard else Replicated(group, num_samples)
+    return Sharded(group, num_samples) if shard else Replicated(group, num_samples, batch_size)
 
 
 class _GroupRanks(Ranks):
@@ -79,9 +80,10 @@ class Replicated(_GroupRanks):
     nothing but the observations is sent, 4 bytes a sample.
     """
 
-    def __init__(self, group: dist.ProcessGroup, num_samples: int) -> None:
+    def __init__(self, group: dist.ProcessGroup, num_samples: int, batch_size: int) -> None:
         super().__init__(group, num_samples)
         self.num_drawing_together = self.size
+        self._batch_size = batch_size
 
     def part(self, whole: Draw) -> Draw:
         """Return this rank's share, its weights such that the mean over ranks is the weighted mean of the whole."""
@@ -103,20 +105,22 @@ class Replicated(_GroupRanks):
 
     def gather(self, values: Tensor, whole: Draw) -> Callable[[], Tensor]:
         """Begin to gather what all ranks observed, while they go on; return a function that waits for it."""
-        length = share_of(len(whole), self.size, 0).length  # nobody's is longer
-        sent = torch.zeros(length + 1, dtype=torch.float32, device=whole.indices.device)
+        # nobody's share is longer than the first one's; as much is sent of smaller batches, for ranks that are out of
+        # step to be told so
+        length = max(self._batch_size, share_of(len(whole), self.size, 0).length)
+        sent = torch.zeros(length + 2, dtype=torch.float32, device=whole.indices.device)
         sent[: len(values)] = values
-        sent[-1] = whole.indices.sum() % FINGERPRINTS  # tells whether ranks still draw the same
+        sent[-2:] = _fingerprint(whole)
         sent = self._sendable(sent)
-        received = sent.new_empty(self.size * (length + 1))
+        received = [torch.empty_like(sent) for _ in range(self.size)]
         with _explained():
-            work = dist.all_gather_into_tensor(received, sent, group=self._group, async_op=True)
+            work = dist.all_gather(received, sent, group=self._group, async_op=True)
 
         def wait() -> Tensor:
             with _explained():
                 work.wait()
-            rows = received.view(self.size, length + 1)
-            if host.is_on_host(rows) and not bool((rows[:, -1] == sent[-1]).all()):
+            rows = torch.stack(received).to(whole.indices.device)
+            if host.is_on_host(rows) and not bool((rows[:, -2:] == rows[self.rank, -2:]).all()):
                 raise RuntimeError(
                     "Ranks have drawn different batches: their samplers are no longer the same. Seeds, states and the "
                     "order of draws and updates must be the same on all ranks."
@@ -124,7 +128,7 @@ class Replicated(_GroupRanks):
             # of a batch smaller than the number of ranks the first have all there is
             shares = [share_of(len(whole), self.size, rank) for rank in range(min(self.size, len(whole)))]
             parts = [row[: share.length] for row, share in zip(rows, shares, strict=False)]
-            return torch.cat(parts).to(whole.indices.device)
+            return torch.cat(parts)
 
         return wait
 
@@ -168,7 +172,7 @@ class Sharded(_GroupRanks):
 
     def held(self, values: Tensor | None) -> Tensor | None:
         """Return every W-th value."""
-        return None if values is None else values[self.rank :: self.size]
+        return None if values is None else values[self.rank :: self.size].clone()
 
     def places(self, indices: Tensor) -> Tensor:
         """Return the places of samples among those held."""
@@ -197,12 +201,18 @@ class Sharded(_GroupRanks):
         return float(values) / self.size
 
 
+def _fingerprint(whole: Draw) -> Tensor:
+    """Return what two different draws hardly ever have in common, float32 [2]."""
+    chances = whole.probabilities.sum().view(torch.int64)
+    return torch.stack([whole.indices.sum(), chances]).remainder(FINGERPRINTS).float()
+
+
 @contextmanager
 def _explained() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
         raise RuntimeError(
-            f"A sampler waited for other ranks, and one is gone or late: {error}. Every rank must draw and update as "
-            "often as the others; the timeout is that of torch.distributed.init_process_group."
+            f"A sampler could not reach the other ranks; one may be gone, late or out of step: {error}. Every rank "
+            "must draw and update as often as the others; the timeout is that of torch.distributed.init_process_group."
         ) from error

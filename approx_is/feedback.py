@@ -103,16 +103,16 @@ class Feedback:
         return last
 
     def _learn(self) -> None:
-        lessons, uniform, first = self._backlog.take(), self._backlog.uniform, self._backlog.first
-        for lesson in lessons:
-            self._not_finite += lesson.seen.num_left_out
-        lessons = [lesson for lesson in lessons if len(lesson.seen)]
+        uniform, first = self._backlog.uniform, self._backlog.first
+        lessons = [lesson for lesson in self._backlog.lessons if len(lesson.seen)]
         if not lessons:
+            self._forget_lessons()
             return
         seen = Observation.joined([lesson.seen for lesson in lessons])
         predicted = self._proposal.importance(seen.indices)
         averaged = average_duplicates(seen.indices, seen.importance)
         self._learner.learn(lessons, replace(seen, importance=averaged))
+        self._forget_lessons()  # not before: should anything have failed, they are learned from with the next
         if not uniform:
             moments = second_moments(seen.importance, seen.unbiased, seen.weights)
             self._gain.observe_moments(moments, len(lessons))
@@ -123,6 +123,10 @@ class Feedback:
             self._proposal.observe_mean(mean, len(lessons))
         due = self._learner.due(seen.indices, len(lessons), warming_up=first)
         self._proposal.set_importance(due, self._learner.predict(due))
+
+    def _forget_lessons(self) -> None:
+        for lesson in self._backlog.take():
+            self._not_finite += lesson.seen.num_left_out
 
     def _would_have_drawn(self, indices: Tensor) -> Tensor:
         """Return what samples would have been drawn in proportion to, float [B]; NaN where nothing was observed."""

@@ -131,7 +131,7 @@ class ImportanceSampler:
             raise ValueError(
                 f"`refresh` must be positive, in epochs; got {refresh}. Use math.inf to predict drawn samples only."
             )
-        self._ranks = find_ranks(num_samples, process_group, shard=shard)
+        self._ranks = find_ranks(num_samples, batch_size, process_group, shard=shard)
         self.num_held = self._ranks.num_held
         together = batch_size * self._ranks.num_drawing_together
         epoch_steps = self.num_held / together
@@ -139,7 +139,6 @@ class ImportanceSampler:
             update_every = default_update_every(self.num_held, together)
         self.update_every = check_positive(update_every, "update_every")
         labels, num_classes = check_labels(labels, num_samples, num_classes)
-        labels = self._ranks.held(None if labels is None else labels.to(self.device))
         self._ranks.check_agreement(
             {
                 "num_samples": num_samples,
@@ -147,11 +146,18 @@ class ImportanceSampler:
                 "predictor": predictor if isinstance(predictor, str) else type(predictor).__qualname__,
                 "k": self.k,
                 "num_classes": num_classes,
+                "labels": None if labels is None else int(labels.sum()),
+                "smoothing": smoothing if isinstance(smoothing, str | int | float) else type(smoothing).__qualname__,
                 "window": window,
                 "candidates": candidates,
+                "gate": repr(gate),
+                "refresh": refresh,
                 "update_every": update_every,
+                "drop_last": drop_last,
                 "shard": shard,
                 "seed": seed,
+                "history_dtype": str(history_dtype),
+                "predictor_options": sorted(predictor_options or {}),
             }
         )
         stream = (self._ranks.rank,) if shard and self._ranks.size > 1 else ()
@@ -160,6 +166,8 @@ class ImportanceSampler:
         if history_path is not None and self._ranks.size > 1:
             history_path = Path(history_path) / f"rank-{self._ranks.rank}"
         history = LossHistory(self.num_held, window, dtype=history_dtype, device=self.device, path=history_path)
+        labels = self._ranks.held(labels)
+        labels = None if labels is None else labels.to(self.device)
         arguments = (history, labels, num_classes, torch.Generator().manual_seed(start))
         built = build_predictor(predictor, arguments, predictor_options)
         self.scorer = built if isinstance(built, ScoringPredictor) else None
@@ -417,7 +425,12 @@ class ImportanceSampler:
         reference = self._state()
         where = "load_state_dict(state)"
         if isinstance(state, Mapping):
-            for name in ("version", "num_samples", "shard", "predictor_class", "gate_class"):
+            if "shard" in state and state["shard"] != reference["shard"]:
+                raise ValueError(
+                    f"`{where}` is of samples {state['shard']!r}; this sampler holds {reference['shard']!r}. Load the "
+                    "state of the same rank, or `reshard` those of all ranks first."
+                )
+            for name in ("version", "num_samples", "predictor_class", "gate_class"):
                 if name in state and state[name] != reference[name]:
                     raise ValueError(
                         f"`{where}` has {name} {state[name]!r}; this sampler has {reference[name]!r}. "

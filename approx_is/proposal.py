@@ -70,10 +70,10 @@ class Proposal:
 
     def draw(self, count: int) -> tuple[Tensor, Tensor]:
         """Draw from all samples with replacement; return indices, int64 [B], and their probabilities, float64 [B]."""
-        if self._ahead == 1:
+        if self._ahead == 1 and not self._stock:
             return self._draw_now(count)
         if not self._stock or len(self._stock[-1][0]) != count:
-            self._fill(count)
+            self._fill(count, self._ahead)
         return self._stock.pop()
 
     def draw_candidates(self, size: int) -> Tensor:
@@ -108,6 +108,7 @@ class Proposal:
             "tree": self._tree.state_dict(),
             "smoothing": self._smoothing.state_dict(),
             "generator": self._stocked_from if self._stock else self._generator.get_state(),
+            "ahead": self._ahead,
             "stock": len(self._stock),
             "count": len(self._stock[-1][0]) if self._stock else 0,
         }
@@ -120,7 +121,7 @@ class Proposal:
         self._generator.set_state(state["generator"].cpu())
         self._stock.clear()
         if state["stock"]:
-            self._fill(state["count"])
+            self._fill(state["count"], state["ahead"])
             del self._stock[state["stock"] :]
 
     def check_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -130,13 +131,13 @@ class Proposal:
         self._tree.check_state_dict(state["tree"])
         self._smoothing.check_state_dict(state["smoothing"])
         check_generator_state(state["generator"], self.device, f"{where}['generator']")
-        check_at_least(state, {"stock": 0, "count": min(1, state["stock"])}, where)
-        if state["stock"] > self._ahead:
-            raise ValueError(f"`{where}['stock']` must be at most {self._ahead}; got {state['stock']}.")
+        check_at_least(state, {"ahead": 1, "stock": 0, "count": min(1, state["stock"])}, where)
+        if state["stock"] > state["ahead"]:
+            raise ValueError(f"`{where}['stock']` must be at most {state['ahead']}; got {state['stock']}.")
 
-    def _fill(self, count: int) -> None:
+    def _fill(self, count: int, ahead: int) -> None:
         self._stocked_from = self._generator.get_state()
-        indices, probabilities = self._draw_now(self._ahead * count)
+        indices, probabilities = self._draw_now(ahead * count)
         self._stock = list(zip(torch.split(indices, count), torch.split(probabilities, count), strict=True))[::-1]
 
     def _draw_now(self, count: int) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ PER_SAMPLE = (
 """Where a state of `ImportanceSampler` holds a row a sample."""
 
 RANKS = ("learner", "predictor", "ranks")
-"""Of these the rows are places among the samples of the shard."""
+"""Of these the rows are places among the samples of the shard; between shards, among all samples."""
 
 State = Mapping[str, Any]
 
@@ -57,7 +57,7 @@ def reshard(states: Sequence[State], size: int) -> list[dict[str, Any]]:
         raise ValueError(f"`reshard(states)` must be those of all ranks in order, shards {expected}; got {found}.")
     num_samples = states[0]["num_samples"]
     size = check_positive(size, "reshard(size)", at_most=num_samples)
-    rows = {path: _interleaved([_at(state, path) for state in states], num_samples) for path in _paths(states[0])}
+    rows = {path: _interleaved([_rows(state, path) for state in states], num_samples) for path in _paths(states[0])}
     return [_new_state(states[rank % len(states)], rows, rank, size) for rank in range(size)]
 
 
@@ -67,7 +67,7 @@ def _new_state(old: State, rows: Mapping[tuple[str, ...], Tensor], rank: int, si
     for path, values in rows.items():
         own = values[rank::size].clone()
         if path == RANKS:
-            own = (own.long() * num_held // num_held_before).to(own.dtype)
+            own = (own * num_held // old["num_samples"]).to(_at(old, path).dtype)
         _at(new, path[:-1])[path[-1]] = own
     new["shard"] = _shard(rank, size)
     learner, drawer, backlog = new["learner"], new["drawer"], new["feedback"]["backlog"]
@@ -88,6 +88,11 @@ def _new_state(old: State, rows: Mapping[tuple[str, ...], Tensor], rank: int, si
 
 def _shard(rank: int, size: int) -> str:
     return "all" if size == 1 else f"{rank} of {size}"
+
+
+def _rows(state: State, path: tuple[str, ...]) -> Tensor:
+    rows: Tensor = _at(state, path)
+    return rows.long() * state["num_samples"] // len(rows) if path == RANKS else rows
 
 
 def _with_loader(old: State, sampler: dict[str, Any]) -> dict[str, Any]:

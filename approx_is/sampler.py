@@ -130,7 +130,13 @@ class ApproxSampler:
             history_path=history_path,
             predictor_options=predictor_options,
         )
-        self._pending = PendingDraws(self._sampler, self._sampler.num_batches(drop_last=loader.drop_last))
+        num_batches = self._sampler.num_batches(drop_last=loader.drop_last)
+        if num_batches == 0:
+            raise ValueError(
+                f"`ApproxSampler(loader)` would have no batches: {num_samples} samples are fewer than all ranks take, "
+                f"{batch_size} each. Use drop_last=False or smaller batches."
+            )
+        self._pending = PendingDraws(self._sampler, num_batches)
         self._worker_seed = seed
         self._worker_epoch = 0  # iterations over: workers are seeded anew for each
         self._worker_generator = torch.Generator()

@@ -37,7 +37,7 @@ class ClippedAdam:
     @torch.no_grad()
     def clipped_step(self, largest_norm: float) -> None:
         """Take a step along gradients clipped to that norm."""
-        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
         norm = torch.linalg.vector_norm(torch.cat([gradient.flatten() for gradient in gradients]))
         adam(
             list[Tensor](self.parameters),

@@ -42,8 +42,9 @@ def save_checkpoint(state: dict[str, Any], folder: Path, step: int) -> Path:
         if isinstance(error, RuntimeError):  # how torch tells of a failed write
             raise OSError(f"could not write {path}: {error}") from error
         raise
-    others = [other for other in checkpoints_in(folder) if other != path]
-    for old in [*others[: -(KEPT - 1)], *folder.glob(f"checkpoint-*{UNFINISHED}")]:
+    paths = checkpoints_in(folder)
+    before, after = paths[: paths.index(path)], paths[paths.index(path) + 1 :]  # these are of a future that was dropped
+    for old in [*before[: -(KEPT - 1)], *after, *folder.glob(f"checkpoint-*{UNFINISHED}")]:
         old.unlink(missing_ok=True)
     return path
 
@@ -64,7 +65,7 @@ def load_checkpoint(path: Path) -> Any:
     try:
         with zipfile.ZipFile(path) as archive:  # as torch writes it, with a checksum of each tensor, which it ignores
             damaged = archive.testzip()
-        state = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
+        state = None if damaged else torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # there is no end to what a damaged file makes its readers raise
         raise DamagedCheckpointError(f"{path} is damaged: {error}") from error
     if damaged:

@@ -109,13 +109,13 @@ def use(sampler: ImportanceSampler) -> dict[str, float]:
     observed = torch.rand(BATCH_SIZE, generator=torch.Generator().manual_seed(0))
     sent, times = 0, []
 
-    def counting(output: torch.Tensor, values: torch.Tensor, **options: Any) -> Any:
+    def counting(output: list[torch.Tensor], values: torch.Tensor, **options: Any) -> Any:
         nonlocal sent
         sent += values.nbytes
         return gather(output, values, **options)
 
-    gather = dist.all_gather_into_tensor
-    with patch.object(dist, "all_gather_into_tensor", counting):
+    gather = dist.all_gather
+    with patch.object(dist, "all_gather", counting):
         for _ in range(STEPS // sampler.update_every):
             started = perf_counter()
             for _ in range(sampler.update_every):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-__all__ = ["gathered", "is_first", "joined", "num_processes", "own_number"]
+__all__ = ["gathered", "gathered_by_first", "is_first", "joined", "num_processes", "own_number"]
 
 
 @contextmanager
@@ -66,4 +66,13 @@ def gathered(value: Any) -> list[Any]:
     if dist.is_initialized():
         values = [None] * num_processes()
         dist.all_gather_object(values, value)
+    return values
+
+
+def gathered_by_first(value: Any) -> list[Any]:
+    """Return the values of all processes, in order, in the first one, and nothing in others; all of them are to ask."""
+    if not dist.is_initialized():
+        return [value]
+    values: list[Any] = [None] * num_processes() if is_first() else []
+    dist.gather_object(value, values if is_first() else None)
     return values

@@ -175,7 +175,8 @@ def wait_for_checkpoint(process: BaseProcess, folder: Path, seconds: float) -> b
     while process.is_alive() and time.monotonic() < until:
         if any(folder.glob(f"*{UNFINISHED}")):
             return True
-    return process.is_alive()
+        time.sleep(0.0005)
+    return False
 
 
 def kill(process: BaseProcess) -> None:

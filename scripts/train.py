@@ -10,7 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +28,7 @@ from journal import Journal
 from methods import Method
 from options import add_training_options, json_object, positive, training_options
 from plots import plot_runs
-from processes import is_first, joined
+from processes import is_first, joined, num_processes
 from runs import CONFIG_FILE, GAIN_FILE, config_text, json_line, write_atomically
 from tasks import load_task
 from training import Training
@@ -35,36 +39,39 @@ LIVE_REFRESH_STEPS = 20
 def main() -> None:
     """Run the script."""
     arguments = parse_arguments()
-    with joined(arguments.device, timeout=arguments.timeout) as device:
-        run(arguments, device)
+    try:
+        config = config_of(arguments)
+    except (ValueError, TypeError, OSError) as error:
+        sys.exit(f"train.py: error: {error}")
+    with joined(config.device, timeout=arguments.timeout) as device:
+        run(arguments, config, device)
 
 
-def run(arguments: argparse.Namespace, device: str) -> None:
+def run(arguments: argparse.Namespace, config: Config, device: str) -> None:
     """Train on that device, and write what there is to know, if this is the first process."""
     folder = arguments.out or arguments.resume
     try:
-        config = config_of(arguments, device)
-        training = Training(config, load_task(config.dataset, arguments.data_dir))
+        training = Training(config, load_task(config.dataset, arguments.data_dir), device=device)
         folder.mkdir(parents=True, exist_ok=True)
         journal = Journal(training, folder, checkpoint_every=arguments.checkpoint_every)
         if arguments.resume is not None:
             journal.restore()
-        journal.begin(config)
+        journal.begin()
     except (ValueError, TypeError, OSError, ImportError) as error:
         sys.exit(f"train.py: error: {error}")
-    try:
-        train(training, journal)
-    except KeyboardInterrupt:
+    with asked_to_stop() as is_asked:
+        train(training, journal, is_asked)
+    if not training.finished:
         print(f"train.py: stopped at step {training.step}; --resume {folder} goes on", file=sys.stderr)
     try:
-        journal.save()
+        journal.end()
     except OSError as error:
         sys.exit(f"train.py: error: no checkpoint at step {training.step}: {error}")
     if is_first():
         report(training, journal.evaluations, folder)
 
 
-def config_of(arguments: argparse.Namespace, device: str) -> Config:
+def config_of(arguments: argparse.Namespace) -> Config:
     """Return the config of the command, or with `--resume` alone that of the run.
 
     Raises:
@@ -75,8 +82,7 @@ def config_of(arguments: argparse.Namespace, device: str) -> Config:
         if file is None or not file.is_file():
             raise ValueError(f"`--resume {arguments.resume}` holds no run: there is no {CONFIG_FILE} in it.")
         return Config(**json.loads(file.read_text(encoding="utf-8")))
-    options = {**training_options(arguments), "device": device}
-    config = Config(**options, **method_options(arguments))
+    config = Config(**training_options(arguments), **method_options(arguments))
     if file is None:
         return config
     if arguments.resume != arguments.out:
@@ -174,7 +180,28 @@ def method_options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"eval_every": eval_every, **{name: getattr(arguments, name) for name in names}}
 
 
-def train(training: Training, journal: Journal) -> None:
+@contextmanager
+def asked_to_stop() -> Iterator[Callable[[], bool]]:
+    """Let Ctrl-C wait for the end of a step; yields what says whether it came. The second one does not wait.
+
+    Several processes would end at different steps: they stop at once, and go on from the last checkpoint.
+    """
+    asked = threading.Event()
+
+    def ask(number: int, frame: Any) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    previous = signal.signal(signal.SIGINT, ask) if num_processes() == 1 else None
+    try:
+        yield asked.is_set
+    finally:
+        if previous is not None:
+            signal.signal(signal.SIGINT, previous)
+
+
+def train(training: Training, journal: Journal, is_asked_to_stop: Callable[[], bool]) -> None:
     """Train to the end with a live progress bar, and keep the journal."""
     with tqdm(total=training.config.steps, unit="step", disable=not is_first()) as bar:
         for step in training.steps():
@@ -182,6 +209,8 @@ def train(training: Training, journal: Journal) -> None:
             journal.note()
             if step % LIVE_REFRESH_STEPS == 0 or training.evaluation_due:
                 bar.set_postfix_str(live_line(training, journal.evaluations), refresh=False)
+            if is_asked_to_stop():
+                return
 
 
 def summary(training: Training, last: Evaluation) -> str:

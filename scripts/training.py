@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, RandomSampler, Sampler
 from torch.utils.data.distributed import DistributedSampler
 
 from approx_is import ApproxSampler, Draw, GainLR, reshard, upper_bound
@@ -27,7 +27,7 @@ from configuration import BASELINE, PRESAMPLING, Config
 from evaluation import Evaluation, all_logits, class_errors, mean_loss, probe
 from models import build_model, default_model
 from plain_epochs import PlainEpochs
-from processes import gathered, is_first, num_processes, own_number
+from processes import gathered, gathered_by_first, is_first, num_processes, own_number
 from tasks import Task, keep_batch
 
 BATCH_LOSS_DECAY = 0.98
@@ -63,15 +63,16 @@ class Training:
     Args:
         config: what to run.
         task: the data of `config.dataset`.
+        device: where this process trains; None for `config.device`.
 
     Raises:
         ValueError: the network, the predictor or an option of either does not exist or does not fit.
     """
 
-    def __init__(self, config: Config, task: Task) -> None:
+    def __init__(self, config: Config, task: Task, *, device: str | None = None) -> None:
         self.config = config
         self.task = task
-        self.device = torch.device(config.device)
+        self.device = torch.device(config.device if device is None else device)
         torch.manual_seed(config.seed)
         name = config.model or default_model(task.input_shape)
         self.model = build_model(name, task.input_shape, len(task.class_names)).to(self.device)
@@ -79,18 +80,17 @@ class Training:
         if not is_first():  # dropout of its own
             torch.manual_seed(config.seed + RANK_SEEDS * own_number())
         self.optimizer = build_optimizer(config.optimizer, self.model, config.lr)
-        shares_plainly = num_processes() > 1 and config.predictor == BASELINE
+        self._order = torch.Generator().manual_seed(config.seed)  # apart from the workers', who may stay
         self.loader: DataLoader[Any] = DataLoader(
             task.train,
             batch_size=config.batch_size,
-            shuffle=None if shares_plainly else True,
-            sampler=DistributedSampler(task.train, seed=config.seed) if shares_plainly else None,
+            sampler=self._plain_sampler(),
             num_workers=config.workers,
             persistent_workers=config.persistent_workers,
             collate_fn=keep_batch,
             generator=torch.Generator().manual_seed(config.seed),
         )
-        self._plain = PlainEpochs(self.loader)
+        self._plain = PlainEpochs(self.loader, self._order)
         self.sampler = None if config.predictor == BASELINE else self._build_sampler()
         factors = {"constant": lambda step: 1.0, "step": StepSchedule(config.steps)}
         self.schedule = LambdaLR(self.optimizer, factors[config.schedule])
@@ -151,7 +151,7 @@ class Training:
             batch_loss=self.batch_loss,
             overhead_ms=overhead_ms,
             overhead_percent=overhead_percent,
-            effective_sample_share=_finite(metrics.get("effective_sample_size", math.nan) / self.config.batch_size),
+            effective_sample_share=_finite(metrics.get("effective_sample_size", math.nan) / self._drawn_together),
             captured=_finite(metrics.get("captured", math.nan)),
             learning_rate=self.learning_rate,
             effective_steps=self.effective_steps,
@@ -170,7 +170,7 @@ class Training:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": (self.gain or self.schedule).state_dict(),
-            "sampler": gathered(sampler) if self.config.shard else sampler,
+            "sampler": gathered_by_first(sampler) if self.config.shard else sampler,
             "plain": self._plain.state_dict(),
             "step": self.step,
             "random": gathered(self._random_state()),
@@ -186,9 +186,12 @@ class Training:
         Raises:
             ValueError: it does not fit.
         """
+        try:
+            self.model.load_state_dict(state["model"])
+        except (RuntimeError, KeyError) as error:
+            raise ValueError(f"the checkpoint is of another network: {error}") from error
         if self.sampler is not None:
             self.sampler.load_state_dict(self._own_sampler_state(state["sampler"]))
-        self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         (self.gain or self.schedule).load_state_dict(state["schedule"])
         self._plain.load_state_dict(state["plain"])
@@ -213,6 +216,15 @@ class Training:
         torch.set_rng_state(state["cpu"])
         if self.device.type == "cuda" and state["cuda"] is not None:
             torch.cuda.set_rng_state(state["cuda"], self.device)
+
+    @property
+    def _drawn_together(self) -> int:
+        return self.config.batch_size * (1 if self.config.shard else num_processes())
+
+    def _plain_sampler(self) -> Sampler[int]:
+        if num_processes() > 1 and self.config.predictor == BASELINE:
+            return DistributedSampler(self.task.train, seed=self.config.seed)
+        return RandomSampler(self.task.train, generator=self._order)
 
     def _build_sampler(self) -> ApproxSampler:
         config = self.config

@@ -145,6 +145,23 @@ class TestLearning:
             draw = laws.assert_draws_are_from(sampler)
             sampler.update(draw, laws.steady_losses(draw.indices))
 
+    def test_that_fails_is_tried_again_with_the_next(self):
+        class Failing(Recording):
+            fails = False
+
+            def update(self, indices, observed, step, **draw):
+                if self.fails:
+                    raise RuntimeError("no")
+                super().update(indices, observed, step, **draw)
+
+        sampler = past_first_epoch(Failing)
+        sampler._learner.predictor.fails = True
+        with pytest.raises(RuntimeError, match="no"):
+            laws.train(sampler, 3)
+        sampler._learner.predictor.fails = False
+        laws.train(sampler, 1)
+        assert [shown[2] for shown in sampler._learner.predictor.shown] == [1, 2, 3, 4, 5, 6, 7]
+
 
 class TestState:
     @every_configuration

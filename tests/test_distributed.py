@@ -134,6 +134,23 @@ class TestReplicated:
         found = [torch.cat(parts) for parts in zip(*of_three, strict=True)]
         assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
+    @pytest.mark.parametrize("steps", [40, 43, 45, 47])
+    def test_a_state_goes_on_with_other_batches_too(self, tmp_path, steps):
+        sampler = ImportanceSampler(6_000, 16, predictor="last-loss", gate=None)
+        for _ in range(400 + steps):
+            draw = sampler.draw()
+            sampler.update(draw, observe(draw.indices))
+        state = laws.through_file(sampler.state_dict())
+        for found in run_on_ranks(2, load_and_draw, tmp_path, state):
+            assert found == 400 + steps + 5
+
+
+def load_and_draw(state):
+    sampler = ImportanceSampler(6_000, 32, predictor="last-loss", gate=None)
+    sampler.load_state_dict(state)
+    train(sampler, 5)
+    return sampler.step
+
 
 def descend(ranks):
     """Return the parameters of a model after some epochs, and the number of batches of each."""
@@ -333,14 +350,27 @@ class TestErrors:
         for text in run_on_ranks(2, build_with_own_seed, tmp_path):
             assert text.startswith("ValueError: `seed` must be the same on all ranks; got 0, 1.")
 
-    def test_a_rank_out_of_step_is_noticed(self, tmp_path):
-        for text in run_on_ranks(2, draw_once_more, tmp_path):
+    @pytest.mark.parametrize("at", [0, 1])  # the draw after that is as large as this one, or smaller
+    def test_a_rank_out_of_step_is_noticed(self, tmp_path, at):
+        for text in run_on_ranks(2, draw_once_more, tmp_path, at):
             assert text.startswith("RuntimeError: Ranks have drawn different batches")
+
+    @pytest.mark.parametrize("shard", [False, True])
+    def test_an_epoch_without_batches_is_refused(self, tmp_path, shard):
+        for text in run_on_ranks(2, build_without_batches, tmp_path, shard):
+            assert text.startswith("ValueError: `ApproxSampler(loader)` would have no batches")
+
+    @pytest.mark.parametrize("argument", ["refresh", "smoothing", "drop_last", "gate"])
+    def test_other_arguments_are_noticed_too(self, tmp_path, argument):
+        for text in run_on_ranks(2, build_with_own, tmp_path, argument):
+            assert text.startswith(f"ValueError: `{argument}` must be the same on all ranks")
 
     def test_a_rank_that_dies_makes_the_others_fail_in_time(self, tmp_path):
         started = time.monotonic()
         first, second = run_on_ranks(2, die_at_step_5, tmp_path, seconds=5)
-        assert first.startswith("RuntimeError: A sampler waited for other ranks, and one is gone or late")
+        assert first.startswith(
+            "RuntimeError: A sampler could not reach the other ranks; one may be gone, late or out of step"
+        )
         assert second == "died"
         assert time.monotonic() - started < 30
 
@@ -366,11 +396,22 @@ def build_with_own_seed():
     ImportanceSampler(SIZE, 4, gate=None, seed=dist.get_rank())
 
 
-def draw_once_more():
+def draw_once_more(at):
     sampler = ImportanceSampler(SIZE, 4, predictor="last-loss", gate=None)
+    train(sampler, at)
     if dist.get_rank() == 1:
         sampler.draw()
     train(sampler, 3)
+
+
+def build_without_batches(shard):
+    loader = DataLoader(TensorDataset(torch.arange(10)), batch_size=8, drop_last=True)
+    ApproxSampler(loader, gate=None, shard=shard)
+
+
+def build_with_own(argument):
+    values = {"refresh": (0.5, 1.0), "smoothing": (0.1, 5.0), "drop_last": (False, True), "gate": ("auto", None)}
+    ImportanceSampler(SIZE, 4, **{"gate": None, argument: values[argument][dist.get_rank()]})
 
 
 def die_at_step_5():

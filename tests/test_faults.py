@@ -82,9 +82,11 @@ def test_a_training_that_is_killed_again_and_again_ends_as_if_it_had_not_been(tm
     assert result["trainings"] >= 1
 
 
-@pytest.mark.parametrize("predictor", ["uniform", "lstm"])
-def test_a_run_is_gone_on_with_by_its_folder_alone(train, tmp_path, predictor):
-    options = [*OPTIONS, "--predictor", predictor, "--gate", "none", "--checkpoint-every", 13]
+@pytest.mark.parametrize(
+    ("predictor", "workers"), [("uniform", []), ("uniform", ["--workers=2", "--persistent-workers"]), ("lstm", [])]
+)
+def test_a_run_is_gone_on_with_by_its_folder_alone(train, tmp_path, predictor, workers):
+    options = [*OPTIONS, "--predictor", predictor, "--gate", "none", "--checkpoint-every", 13, *workers]
     train(*options, "--steps", 40, "--out", tmp_path / "whole")
     train(*options, "--steps", 40, "--out", tmp_path / "cut")
     for path in checkpoints(tmp_path / "cut"):
@@ -115,6 +117,41 @@ def test_a_run_with_other_options_is_refused(train, tmp_path):
         train(*OPTIONS, "--steps", 4, "--out", tmp_path, "--resume", tmp_path)
     with pytest.raises(SystemExit, match=r"`--resume` must be the folder of `--out`"):
         train(*OPTIONS, "--steps", 3, "--out", tmp_path / "other", "--resume", tmp_path)
+
+
+def test_a_run_that_begins_anew_is_not_confused_with_the_one_before(train, tmp_path):
+    options = [*OPTIONS, "--checkpoint-every", 10]
+    train(*options, "--steps", 30, "--out", tmp_path / "used", "--seed", 1)
+    train(*options, "--steps", 20, "--out", tmp_path / "used", "--seed", 2)
+    train(*options, "--steps", 20, "--out", tmp_path / "new", "--seed", 2)
+    assert_same_runs(tmp_path / "used", tmp_path / "new")
+
+
+def test_a_checkpoint_of_another_run_is_refused(train, tmp_path):
+    train(*OPTIONS, "--steps", 3, "--out", tmp_path / "one")
+    train(*OPTIONS, "--steps", 4, "--out", tmp_path / "other")
+    last = checkpoints(tmp_path / "one")[-1]
+    last.replace(tmp_path / "other" / "checkpoint-000000009.pt")
+    with pytest.raises(SystemExit, match="is of a run with other options"):
+        train("--resume", tmp_path / "other")
+
+
+def test_ctrl_c_waits_for_the_end_of_the_step(train, tmp_path, monkeypatch):
+    options = [*OPTIONS, "--steps", 30, "--checkpoint-every", 10]
+    train(*options, "--out", tmp_path / "whole")
+    module, steps = importlib.import_module("training"), []
+
+    def interrupted(self, batches):
+        steps.append(self.step)
+        if len(steps) == 18:
+            signal.raise_signal(signal.SIGINT)
+        return train_step(self, batches)
+
+    train_step = module.Training._train_step
+    monkeypatch.setattr(module.Training, "_train_step", interrupted)
+    assert "stopped at step 18" in train(*options, "--out", tmp_path / "stopped")
+    train("--resume", tmp_path / "stopped")
+    assert_same_runs(tmp_path / "stopped", tmp_path / "whole")
 
 
 def test_a_folder_without_a_run_is_refused(train, tmp_path):

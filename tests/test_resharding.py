@@ -83,6 +83,24 @@ def test_three_ranks_go_on_from_two(states, tmp_path):
             assert bool((values[:, 0] == 1.0 + torch.arange(rank, SIZE, 3)).all()), PREDICTORS[predictor]
 
 
+def test_ranks_of_unequal_shards_fit_wherever_they_go(tmp_path):
+    for states in zip(*run_on_ranks(2, rank_each_sample_lowest, tmp_path), strict=True):
+        for size in (1, 2, 3, 5):
+            for state in reshard(states, size):
+                ranks = state["learner"]["predictor"]["ranks"]
+                assert int(ranks.max()) < len(ranks)
+
+
+def rank_each_sample_lowest():
+    """Return the states of rank's sampler in which one sample after the other is the easiest."""
+    states = []
+    for easiest in range(SIZE):
+        sampler = build("rank")
+        laws.train(sampler, 8, lambda indices, easiest=easiest: 1.0 + (indices != easiest).float() * indices)
+        states.append(copy.deepcopy(sampler.state_dict()))
+    return states
+
+
 def test_ranks_draw_different_places(states):
     first, second = reshard([of_rank[0] for of_rank in states], 2)
     generators = [state["drawer"]["proposal"]["generator"] for state in (first, second)]

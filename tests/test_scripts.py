@@ -219,6 +219,7 @@ class TestTasks:
             gzip.compress(b"\0\0\x0d\x01\0\0\0\x01\1\1\1\1"),
             gzip.compress(b"\0\0\x08\x01\0\0\0\x02\1\2")[:-9],
         ],
+        ids=["not gzipped", "empty", "short", "of another type", "cut off"],
     )
     def test_refuses_files_that_are_cut_short_or_of_another_kind(self, scripts, tmp_path, content):
         path = tmp_path / "labels.gz"
