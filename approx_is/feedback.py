@@ -111,8 +111,8 @@ class Feedback:
         seen = Observation.joined([lesson.seen for lesson in lessons])
         predicted = self._proposal.importance(seen.indices)
         averaged = average_duplicates(seen.indices, seen.importance)
+        self._forget_lessons()  # not before ranks were waited for
         self._learner.learn(lessons, replace(seen, importance=averaged))
-        self._forget_lessons()  # not before: should anything have failed, they are learned from with the next
         if not uniform:
             moments = second_moments(seen.importance, seen.unbiased, seen.weights)
             self._gain.observe_moments(moments, len(lessons))

@@ -18,7 +18,7 @@ def make_gate(
     k: float | Callable[[int], float],
     scorer: ScoringPredictor | None,
     epoch_steps: float,
-    update_every: int,
+    update_every: int = 1,
     now: Callable[[], float] | None = None,
 ) -> Gate:
     """Return the gate of a sampler.

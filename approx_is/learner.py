@@ -67,13 +67,15 @@ class Learner:
             lessons: the batches.
             seen: the same, joined; its importance is the mean where a sample appears more than once.
         """
-        with torch.autocast(self.history.device.type, enabled=False):
-            if self._joins_batches:
-                joined: dict[str, Any] = {"num_batches": len(lessons)}
-                self.predictor.update(seen.indices, seen.importance, lessons[-1].step, **joined)
-            else:
-                self._show_one_by_one(lessons, seen)
-        self._store(seen.indices, seen.importance, seen.unbiased, lessons[-1].step, len(lessons))
+        try:
+            with torch.autocast(self.history.device.type, enabled=False):
+                if self._joins_batches:
+                    joined: dict[str, Any] = {"num_batches": len(lessons)}
+                    self.predictor.update(seen.indices, seen.importance, lessons[-1].step, **joined)
+                else:
+                    self._show_one_by_one(lessons, seen)
+        finally:  # what a predictor fails at is remembered all the same
+            self._store(seen.indices, seen.importance, seen.unbiased, lessons[-1].step, len(lessons))
 
     def _show_one_by_one(self, lessons: Sequence[Lesson], seen: Observation) -> None:
         averaged = torch.split(seen.importance, [len(lesson.seen) for lesson in lessons])

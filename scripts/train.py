@@ -59,11 +59,9 @@ def run(arguments: argparse.Namespace, config: Config, device: str) -> None:
         journal.begin()
     except (ValueError, TypeError, OSError, ImportError) as error:
         sys.exit(f"train.py: error: {error}")
-    with asked_to_stop() as is_asked:
-        train(training, journal, is_asked)
-    if not training.finished:
-        print(f"train.py: stopped at step {training.step}; --resume {folder} goes on", file=sys.stderr)
     try:
+        with asked_to_stop() as is_asked:
+            train(training, journal, is_asked)
         journal.end()
     except OSError as error:
         sys.exit(f"train.py: error: no checkpoint at step {training.step}: {error}")
@@ -210,7 +208,8 @@ def train(training: Training, journal: Journal, is_asked_to_stop: Callable[[], b
             if step % LIVE_REFRESH_STEPS == 0 or training.evaluation_due:
                 bar.set_postfix_str(live_line(training, journal.evaluations), refresh=False)
             if is_asked_to_stop():
-                return
+                journal.save()  # here, since to leave the loop ends the sampler's epoch
+                sys.exit(f"train.py: stopped at step {step}; --resume goes on")
 
 
 def summary(training: Training, last: Evaluation) -> str:

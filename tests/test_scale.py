@@ -17,7 +17,7 @@ SIZE = 10**6
 
 @pytest.mark.parametrize(("predictor", "options"), CONFIGURATIONS, ids=CONFIGURATION_IDS)
 def test_one_enormous_loss_in_a_million_leaves_all_finite_and_learning(predictor, options):
-    sampler = make_sampler(SIZE, 128, predictor, predictor_options=options)
+    sampler = make_sampler(SIZE, 128, predictor, predictor_options=options, update_every=1)
     sampler.draw(SIZE)  # the first epoch, of which nothing is observed
     outlier = sampler.draw()
     sampler.update(outlier, torch.where(outlier.indices == outlier.indices[5], 1e30, 1.0))

@@ -33,6 +33,10 @@ def run_script(name, *arguments):
     return subprocess.run(command, env=one_thread, capture_output=True, text=True, check=False, timeout=120)
 
 
+def last_checkpoint(folder):
+    return torch.load(sorted(folder.glob("checkpoint-*.pt"))[-1], weights_only=True)["training"]
+
+
 def evaluation(scripts, **changes):
     values = {"step": 100, "seconds": 1.0, "test_error": 0.1, "balanced_error": 0.2, "class_errors": [0.1, 0.3]}
     values |= {"train_loss": 0.5, "batch_loss": 0.5, "overhead_ms": 1.0, "overhead_percent": 2.0}
@@ -58,7 +62,7 @@ class TestTrain:
         assert rows[0]["seconds"] < rows[-1]["seconds"]
         assert json.loads((tmp_path / "run" / "config.json").read_text())["observe"] == "upper-bound"
         assert (tmp_path / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
-        checkpoint = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+        checkpoint = last_checkpoint(tmp_path / "run")
         assert checkpoint["step"] == 20
         assert checkpoint["sampler"] is not None
 
@@ -76,7 +80,7 @@ class TestTrain:
         trace = [json.loads(line) for line in (tmp_path / "run" / "gain.jsonl").read_text().splitlines()]
         assert [row["step"] for row in trace] == list(range(1, rows[-1]["step"] + 1))
         assert (tmp_path / "run" / "gain.png").read_bytes().startswith(b"\x89PNG")
-        checkpoint = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+        checkpoint = last_checkpoint(tmp_path / "run")
         assert checkpoint["schedule"]["effective_steps"] == rows[-1]["effective_steps"]
 
     def test_presamples_in_the_time_of_a_uniform_step(self, tmp_path):
