@@ -14,6 +14,9 @@ from approx_is.sum_tree import SumTree
 
 __all__ = ["Proposal"]
 
+LARGEST_STOCK = 2**16
+"""Samples drawn at once at most: of larger batches fewer."""
+
 
 class Proposal:
     r"""Draws samples with probability :math:`p_i = (s_i + c) / \sum_j (s_j + c)`, s their importance, c the smoothing.
@@ -43,6 +46,7 @@ class Proposal:
         self._ahead = ahead
         self._stock: list[tuple[Tensor, Tensor]] = []  # drawn, and not handed out yet, the next one last
         self._stocked_from = self._generator.get_state()
+        self._stocked_at_once = 1
 
     def set_importance(self, indices: Tensor, importance: Tensor) -> None:
         """Set the importance of samples: int64 [B], float32 [B], finite and ≥ 0."""
@@ -70,10 +74,12 @@ class Proposal:
 
     def draw(self, count: int) -> tuple[Tensor, Tensor]:
         """Draw from all samples with replacement; return indices, int64 [B], and their probabilities, float64 [B]."""
-        if self._ahead == 1 and not self._stock:
-            return self._draw_now(count)
         if not self._stock or len(self._stock[-1][0]) != count:
-            self._fill(count, self._ahead)
+            ahead = min(self._ahead, LARGEST_STOCK // count)
+            if ahead <= 1:
+                self._stock.clear()
+                return self._draw_now(count)
+            self._fill(count, ahead)
         return self._stock.pop()
 
     def draw_candidates(self, size: int) -> Tensor:
@@ -108,7 +114,7 @@ class Proposal:
             "tree": self._tree.state_dict(),
             "smoothing": self._smoothing.state_dict(),
             "generator": self._stocked_from if self._stock else self._generator.get_state(),
-            "ahead": self._ahead,
+            "ahead": self._stocked_at_once,
             "stock": len(self._stock),
             "count": len(self._stock[-1][0]) if self._stock else 0,
         }
@@ -136,7 +142,7 @@ class Proposal:
             raise ValueError(f"`{where}['stock']` must be at most {state['ahead']}; got {state['stock']}.")
 
     def _fill(self, count: int, ahead: int) -> None:
-        self._stocked_from = self._generator.get_state()
+        self._stocked_from, self._stocked_at_once = self._generator.get_state(), ahead
         indices, probabilities = self._draw_now(ahead * count)
         self._stock = list(zip(torch.split(indices, count), torch.split(probabilities, count), strict=True))[::-1]
 

@@ -214,6 +214,12 @@ class TestDrawnAhead:
         sizes = [len(proposal.draw(count)[0]) for count in (5, 5, 3, 3, 7)]
         assert sizes == [5, 5, 3, 3, 7]
 
+    @pytest.mark.parametrize(("count", "handed_out"), [(2**14, 4), (2**15, 2), (2**15 + 1, 1), (2**17, 1)])
+    def test_of_large_batches_fewer_are_drawn_at_once(self, count, handed_out):
+        proposal = self.make(8)
+        proposal.draw(count)
+        assert len(proposal._stock) == handed_out - 1
+
     @pytest.mark.parametrize("handed_out", range(6))
     def test_those_left_are_restored(self, handed_out):
         proposal, restored = self.make(4), self.make(4, seed=1)
