@@ -114,7 +114,7 @@ class Proposal:
             "tree": self._tree.state_dict(),
             "smoothing": self._smoothing.state_dict(),
             "generator": self._stocked_from if self._stock else self._generator.get_state(),
-            "ahead": self._stocked_at_once,
+            "ahead": self._stocked_at_once if self._stock else 1,
             "stock": len(self._stock),
             "count": len(self._stock[-1][0]) if self._stock else 0,
         }

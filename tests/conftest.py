@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # `laws` and `datasets`, for tes
 
 import pytest
 import torch
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 pytest.register_assert_rewrite("laws")
 
@@ -20,6 +20,7 @@ settings.register_profile(
     deadline=None,
     max_examples=50,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors],
+    phases=(Phase.explicit, Phase.generate, Phase.shrink),  # to explain failures takes minutes
 )
 settings.load_profile("suite")
 torch.set_num_threads(1)

@@ -27,6 +27,9 @@ LABELS = torch.arange(SIZE) % 3
 STEPS = 9
 WORLDS = (2, 3)
 
+DIFFERENT = {"refresh": (0.5, 1.0), "smoothing": (0.1, 5.0), "drop_last": (False, True), "gate": ("auto", None)}
+"""Arguments that two ranks do not agree on."""
+
 each_world = pytest.mark.parametrize("size", WORLDS)
 
 
@@ -274,13 +277,15 @@ class TestSharded:
         shares = [found / alone for found in run_on_ranks(4, sampler_bytes, tmp_path, True)]
         assert shares == pytest.approx([0.25] * 4, rel=0.01)
 
-    def test_samples_of_other_ranks_are_refused(self, tmp_path):
-        errors = run_on_ranks(2, ask_for_all, tmp_path)
-        assert errors[0].startswith("ValueError: With `shard=True` rank 0 of 2 knows 0, 2, … only")
+    def test_samples_of_other_ranks_are_refused(self, refusals):
+        first, second = refusals["ask_for_all",]
+        assert first.startswith("With `shard=True` rank 0 of 2 knows 0, 2, … only")
+        assert second.startswith("With `shard=True` rank 1 of 2 knows 1, 3, … only")
 
-    def test_a_state_of_another_shard_is_refused(self, tmp_path):
-        results = run_on_ranks(2, swap_states, tmp_path)
-        assert results[0].startswith("`load_state_dict(state)` is of samples '1 of 2'; this sampler holds '0 of 2'")
+    def test_a_state_of_another_shard_is_refused(self, refusals):
+        first, second = refusals["swap_states",]
+        assert first.startswith("`load_state_dict(state)` is of samples '1 of 2'; this sampler holds '0 of 2'")
+        assert second.startswith("`load_state_dict(state)` is of samples '0 of 2'; this sampler holds '1 of 2'")
 
 
 def enumerate_shard(predictor):
@@ -338,17 +343,30 @@ def swap_states():
     sampler = ImportanceSampler(SIZE, 4, gate=None, shard=True)
     states = [None, None]
     dist.all_gather_object(states, sampler.state_dict())
-    try:
-        sampler.load_state_dict(states[1 - dist.get_rank()])
-    except ValueError as error:
-        return str(error)
-    return "loaded"
+    sampler.load_state_dict(states[1 - dist.get_rank()])
+
+
+@pytest.fixture(scope="module")
+def refusals(tmp_path_factory):
+    """What two ranks say to each of `REFUSED`, by its name and argument."""
+    first, second = run_on_ranks(2, refuse_all, tmp_path_factory.mktemp("refusals"))
+    return {name: (first[name], second[name]) for name in first}
+
+
+def refuse_all():
+    """Return the text of the error of each of `REFUSED`."""
+    texts = {}
+    for function, arguments in REFUSED:
+        with pytest.raises(ValueError) as caught:  # noqa: PT011  # the tests look at it
+            function(*arguments)
+        texts[(function.__name__, *arguments)] = str(caught.value)
+    return texts
 
 
 class TestErrors:
-    def test_ranks_that_were_told_different_things_hear_of_it_at_once(self, tmp_path):
-        for text in run_on_ranks(2, build_with_own_seed, tmp_path):
-            assert text.startswith("ValueError: `seed` must be the same on all ranks; got 0, 1.")
+    def test_ranks_that_were_told_different_things_hear_of_it_at_once(self, refusals):
+        for text in refusals["build_with_own_seed",]:
+            assert text.startswith("`seed` must be the same on all ranks; got 0, 1.")
 
     @pytest.mark.parametrize("at", [0, 1])  # the draw after that is as large as this one, or smaller
     def test_a_rank_out_of_step_is_noticed(self, tmp_path, at):
@@ -356,14 +374,14 @@ class TestErrors:
             assert text.startswith("RuntimeError: Ranks have drawn different batches")
 
     @pytest.mark.parametrize("shard", [False, True])
-    def test_an_epoch_without_batches_is_refused(self, tmp_path, shard):
-        for text in run_on_ranks(2, build_without_batches, tmp_path, shard):
-            assert text.startswith("ValueError: `ApproxSampler(loader)` would have no batches")
+    def test_an_epoch_without_batches_is_refused(self, refusals, shard):
+        for text in refusals["build_without_batches", shard]:
+            assert text.startswith("`ApproxSampler(loader)` would have no batches")
 
-    @pytest.mark.parametrize("argument", ["refresh", "smoothing", "drop_last", "gate"])
-    def test_other_arguments_are_noticed_too(self, tmp_path, argument):
-        for text in run_on_ranks(2, build_with_own, tmp_path, argument):
-            assert text.startswith(f"ValueError: `{argument}` must be the same on all ranks")
+    @pytest.mark.parametrize("argument", DIFFERENT)
+    def test_other_arguments_are_noticed_too(self, refusals, argument):
+        for text in refusals["build_with_own", argument]:
+            assert text.startswith(f"`{argument}` must be the same on all ranks")
 
     def test_a_rank_that_dies_makes_the_others_fail_in_time(self, tmp_path):
         started = time.monotonic()
@@ -374,9 +392,9 @@ class TestErrors:
         assert second == "died"
         assert time.monotonic() - started < 30
 
-    def test_a_negative_observation_is_refused_before_anything_is_sent(self, tmp_path):
-        for text in run_on_ranks(2, observe_negative, tmp_path):
-            assert text.startswith("ValueError: `update(observed)` must be at least 0; got -1.0")
+    def test_a_negative_observation_is_refused_before_anything_is_sent(self, refusals):
+        for text in refusals["observe_negative",]:
+            assert text.startswith("`update(observed)` must be at least 0; got -1.0")
 
     def test_there_is_nothing_to_shard_over(self):
         with pytest.raises(ValueError, match=r"^`shard=True` needs ranks to shard over"):
@@ -410,8 +428,7 @@ def build_without_batches(shard):
 
 
 def build_with_own(argument):
-    values = {"refresh": (0.5, 1.0), "smoothing": (0.1, 5.0), "drop_last": (False, True), "gate": ("auto", None)}
-    ImportanceSampler(SIZE, 4, **{"gate": None, argument: values[argument][dist.get_rank()]})
+    ImportanceSampler(SIZE, 4, **{"gate": None, argument: DIFFERENT[argument][dist.get_rank()]})
 
 
 def die_at_step_5():
@@ -430,6 +447,16 @@ def observe_negative():
         sampler.take_back([draw])
     draw = sampler.draw()
     sampler.update(draw, torch.tensor([1.0, 2.0, -1.0, 3.0]))
+
+
+REFUSED = [
+    (build_with_own_seed, ()),
+    *((build_with_own, (argument,)) for argument in DIFFERENT),
+    *((build_without_batches, (shard,)) for shard in (False, True)),
+    (observe_negative, ()),
+    (ask_for_all, ()),
+    (swap_states, ()),
+]
 
 
 def shard_two_samples():

@@ -179,9 +179,8 @@ def test_a_full_disk_stops_no_training_but_is_said_at_the_end(train, tmp_path, m
     assert len(rows(tmp_path)) == 2
 
 
-@pytest.mark.parametrize("options", [[], ["--shard"]])
-def test_processes_whose_comrade_is_killed_begin_again_from_the_checkpoint(tmp_path, options):
-    options = [*OPTIONS, *options, "--steps", 60, "--checkpoint-every", 10]
+def test_processes_whose_comrade_is_killed_begin_again_from_the_checkpoint(tmp_path):
+    options = [*OPTIONS, "--steps", 60, "--checkpoint-every", 10]
     done = run(train_under_torchrun(*options, "--out", tmp_path / "whole"))
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "killed"

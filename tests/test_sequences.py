@@ -84,7 +84,7 @@ def assert_laws(sampler):
 
 @every_configuration
 @pytest.mark.parametrize("update_every", [1, 3])
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sequence=st.lists(steps, min_size=8, max_size=24))
 def test_laws_hold_after_every_step(predictor, options, update_every, sequence):
     run = Run(lambda seed=0: build(predictor, options, seed, update_every=update_every))
@@ -104,7 +104,7 @@ def test_laws_hold_with_a_gate(gate, sequence):
 
 
 @every_configuration
-@settings(max_examples=8)
+@settings(max_examples=6)
 @given(before=st.lists(steps, min_size=1, max_size=14), after=st.lists(steps, min_size=6, max_size=10))
 def test_a_state_taken_anywhere_goes_on_to_the_bit(predictor, options, before, after):
     run = Run(lambda seed=0: build(predictor, options, seed, update_every=2))
