@@ -10,7 +10,7 @@ help:
 	@echo "make demo    train on Shuttle with and without a predictor; draws runs/demo/comparison.png"
 	@echo "make test    run the tests"
 	@echo "make check   lint, format and type checks, as CI runs them"
-	@echo "make bench   time the tree beside its peers, and the sampler beside the steps it serves, two minutes"
+	@echo "make bench   time the tree beside its peers, and the sampler beside the steps it serves, four minutes"
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -45,7 +45,7 @@ from runs import write_atomically
 from workloads import RECIPES, Workload
 
 ROUNDS = 30
-SHORT_ROUNDS = {"paper": 2, "lstm-lm": 2}
+SHORT_ROUNDS = {"paper": 3, "lstm-lm": 3}
 """Of `--preset short`, where a round takes seconds."""
 
 OTHER_SHORT_ROUNDS = 8
@@ -83,7 +83,7 @@ def parse_arguments() -> argparse.Namespace:
         metavar="R",
         help=f"rounds of eight steps of each (default: {ROUNDS}, or the preset's)",
     )
-    option("--preset", choices=("short",), help="few rounds, for a look: some two minutes")
+    option("--preset", choices=("short",), help="few rounds, for a look: some three minutes")
     option("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     option("--threads", type=positive, metavar="T", help="of torch (default: torch's own)")
     option("--out", type=Path, default=Path("runs/bench"), metavar="DIR", help="(default: %(default)s)")

@@ -82,7 +82,7 @@ NOTES = """\
   deviation over the seeds.
 - overhead: time a step spent drawing, fetching and updating the sampler, in percent of the rest of the step; for
   uniform that of its plain loader. Above 100 % the sampler costs more than the step it serves: on a network so small
-  choose last-loss or class-gaussian, whatever the steps say; lstm is for steps of 50 ms and more.
+  choose last-loss or class-gaussian, whatever the steps say; lstm is for steps of 30 ms and more.
 """
 
 
