@@ -15,7 +15,7 @@ class ClippedAdam:
     """Adam that clips the norm of all gradients together, and takes no step if it is not finite.
 
     Both without reading a value: the fused Adam divides gradients by a scale and skips a step on request, which is
-    there for mixed precision. Its function is called as it is: `torch.optim.Adam` takes five times as long to call it.
+    there for mixed precision. Its function is called as it is: to call it by way of `torch.optim.Adam` takes longer.
 
     Args:
         parameters: float32, of one device.

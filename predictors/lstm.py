@@ -36,7 +36,7 @@ class LSTMPredictor:
     deviance :math:`\lambda - v \log \lambda`. Its minimiser is the conditional mean, as that of the squared error is,
     but errors count in proportion to the size of what is predicted: importances span many orders of magnitude.
     `objective="squared", inputs="loss", hidden_size=32, num_layers=2` is the paper's: eq. 17, and the size of its two
-    LSTMs. One of half that size captures about as much and takes a third of the time, see `docs/performance.md`.
+    LSTMs. One of half that size captures about as much, see `docs/performance.md`, and takes less time.
 
     Reference:
         Katharopoulos & Fleuret (2017), §3.3, eq. 17 and §4.
@@ -167,7 +167,7 @@ class LSTMPredictor:
         self._optimizer.clipped_step(self._max_gradient_norm)
 
     def _loss_gradient(self, output: Tensor, observed: Tensor) -> Tensor:
-        """Return the gradient of the mean loss by the outputs, [B]; that of autograd takes thirty calls more.
+        """Return the gradient of the mean loss by the outputs, [B]: fewer calls than autograd makes.
 
         It is that of the Poisson deviance or of the squared error, divided by 1 but for absurd values, beside which all
         others count for nothing anyway: so it stays finite, and its norm.

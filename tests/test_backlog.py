@@ -61,7 +61,8 @@ def past_first_epoch(predictor="last-loss", update_every=3, **options):
 )
 def test_golden_defaults(num_samples, batch_size, expected):
     assert default_update_every(num_samples, batch_size) == expected
-    assert laws.make_sampler(num_samples, batch_size).update_every == expected if num_samples < 10**6 else True
+    if num_samples < 10**6:  # more take a while to build
+        assert laws.make_sampler(num_samples, batch_size).update_every == expected
 
 
 class TestLearning:
@@ -242,13 +243,21 @@ def test_a_predictor_that_joins_batches_is_called_once():
     assert sampler._learner.predictor.shown == ((12, 3, 3), (12, 6, 3))
 
 
-@pytest.mark.parametrize(("name", "options"), [*laws.CONFIGURATIONS, ("lstm", {"train_every": 2})])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("class-gaussian", {}),
+        ("class-gaussian", {"std": 1.0}),
+        ("lstm", {}),
+        ("lstm", {"objective": "squared", "inputs": "loss"}),
+        ("lstm", {"train_every": 2}),
+    ],
+)
 def test_predictors_that_join_batches_learn_from_each(name, options):
     joined, one_by_one = (
         laws.make_predictor(name, options, labels=torch.arange(12) % 3, num_classes=3)[0] for _ in range(2)
     )
-    if not getattr(joined, "joins_batches", False):
-        return
+    assert joined.joins_batches
     batches = [(torch.tensor([1, 2]), torch.tensor([1.0, 4.0])), (torch.tensor([0, 1]), torch.tensor([7.0, 2.0]))]
     joined.update(*(torch.cat(values) for values in zip(*batches, strict=True)), 2, num_batches=2)
     for step, (indices, values) in enumerate(batches, start=1):
