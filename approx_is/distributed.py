@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
@@ -89,13 +88,11 @@ class Replicated(_GroupRanks):
         """Return this rank's share, its weights such that the mean over ranks is the weighted mean of the whole."""
         share = share_of(len(whole), self.size, self.rank)
         weights = whole.weights[share.samples]
-        return replace(
-            whole,
-            indices=whole.indices[share.samples],
-            probabilities=whole.probabilities[share.samples],
-            weights=weights if share.factor == 1 else weights * share.factor,
-            _whole=whole,
-            _is_plain=share.factor == 1,
+        return whole.part(
+            whole.indices[share.samples],
+            whole.probabilities[share.samples],
+            weights if share.factor == 1 else weights * share.factor,
+            is_plain=share.factor == 1,
         )
 
     def own_positions(self, positions: Tensor, candidates: Draw) -> Tensor:
@@ -185,12 +182,11 @@ class Sharded(_GroupRanks):
 
     def part(self, whole: Draw) -> Draw:
         """Return the draw, with the data set's indices, and weights that make up for unequal shards."""
-        return replace(
-            whole,
-            indices=whole.indices * self.size + self.rank,
-            weights=whole.weights if self._factor == 1 else whole.weights * self._factor,
-            _whole=whole,
-            _is_plain=self._factor == 1,
+        return whole.part(
+            whole.indices * self.size + self.rank,
+            whole.probabilities,
+            whole.weights if self._factor == 1 else whole.weights * self._factor,
+            is_plain=self._factor == 1,
         )
 
     def mean(self, value: float) -> float:

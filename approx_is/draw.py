@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -30,26 +31,63 @@ class Ticket:
     spent: bool = False
 
 
-@dataclass(frozen=True, eq=False)
 class Draw:
     """Samples drawn for one batch, with the truth at the moment of the draw.
 
     Worker processes load batches ahead of training, so the sampler may have changed its mind since: the weights here
     still belong to the probabilities that the samples were drawn with.
 
-    Attributes:
+    A draw cannot be changed. It unpacks into its three tensors, and is no dataclass or tuple, so that frameworks which
+    cast what is in a batch to lower precision leave it as it is.
+
+    Args:
         indices: positions in the data set, int64 [B]; a sample may appear more than once.
         probabilities: chance of each sample to be drawn, float64 [B].
         weights: weight of each sample's loss, :math:`(N p_i)^{-k}`, float32 [B]; on ranks whose batches are not equally
             large, multiplied so that the mean over ranks is that of all samples.
     """
 
-    indices: Tensor
-    probabilities: Tensor
-    weights: Tensor
-    _ticket: Ticket | None = field(default=None, repr=False)
-    _whole: Draw | None = field(default=None, repr=False)  # what ranks drew together, if this is a part of it
-    _is_plain: bool = field(default=True, repr=False)  # False where a part's weights are not those of the whole
+    __slots__ = ("_indices", "_is_plain", "_probabilities", "_ticket", "_weights", "_whole")
+
+    def __init__(
+        self,
+        indices: Tensor,
+        probabilities: Tensor,
+        weights: Tensor,
+        _ticket: Ticket | None = None,
+        *,
+        _whole: Draw | None = None,
+        _is_plain: bool = True,
+    ) -> None:
+        self._indices = indices
+        self._probabilities = probabilities
+        self._weights = weights
+        self._ticket = _ticket
+        self._whole = _whole  # what ranks drew together, if this is a part of it
+        self._is_plain = _is_plain  # False where a part's weights are not those of the whole
+
+    @property
+    def indices(self) -> Tensor:
+        """Positions in the data set, int64 [B]."""
+        return self._indices
+
+    @property
+    def probabilities(self) -> Tensor:
+        """Chance of each sample to be drawn, float64 [B]."""
+        return self._probabilities
+
+    @property
+    def weights(self) -> Tensor:
+        """Weight of each sample's loss, float32 [B]."""
+        return self._weights
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Iterate over `indices`, `probabilities` and `weights`."""
+        return iter((self._indices, self._probabilities, self._weights))
+
+    def __repr__(self) -> str:
+        """Return the three tensors."""
+        return f"Draw(indices={self._indices}, probabilities={self._probabilities}, weights={self._weights})"
 
     def __len__(self) -> int:
         """Return the batch size B."""
@@ -101,12 +139,19 @@ class Draw:
 
     def to(self, device: torch.device | str) -> Draw:
         """Return the same draw with its tensors on `device`; it stays one draw: updating either spends both."""
-        return replace(
-            self,
-            indices=_moved(self.indices, device),
-            probabilities=_moved(self.probabilities, device),
-            weights=_moved(self.weights, device),
-        )
+        indices, probabilities, weights = (_moved(values, device) for values in self)
+        return Draw(indices, probabilities, weights, self._ticket, _whole=self._whole, _is_plain=self._is_plain)
+
+    def part(self, indices: Tensor, probabilities: Tensor, weights: Tensor, *, is_plain: bool) -> Draw:
+        """Return what a rank gets of this draw, with the same ticket.
+
+        Args:
+            indices: int64 [b].
+            probabilities: float64 [b].
+            weights: float32 [b].
+            is_plain: whether the weights are those of the whole.
+        """
+        return Draw(indices, probabilities, weights, self._ticket, _whole=self, _is_plain=is_plain)
 
 
 def check_ticket(draw: Draw, owner: object) -> Ticket:

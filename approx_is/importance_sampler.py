@@ -218,6 +218,11 @@ class ImportanceSampler:
         """Number of this rank, 0 without others."""
         return self._ranks.rank
 
+    @property
+    def is_sharded(self) -> bool:
+        """Whether this rank's state is its own, since it holds samples that others do not."""
+        return self.num_held < self.num_samples
+
     def num_batches(self, *, drop_last: bool) -> int:
         """Return the number of batches an epoch, which is that of every rank.
 

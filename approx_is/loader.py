@@ -39,6 +39,11 @@ def check_loader(loader: DataLoader[Any]) -> tuple[int, int]:
         raise ValueError(
             "`ApproxSampler(loader)` draws samples by index; an IterableDataset has none. Use a map-style data set."
         )
+    if type(loader).__module__.startswith("accelerate."):
+        raise ValueError(
+            f"`ApproxSampler(loader)` must be the loader as it was built; got a {type(loader).__name__}, which "
+            "Accelerate prepared. Call accelerator.prepare on model and optimizer only."
+        )
     if loader.batch_size is None:
         raise ValueError(
             "`ApproxSampler(loader)` makes the batches itself; got a loader with batch_size=None or a batch_sampler. "

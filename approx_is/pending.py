@@ -23,6 +23,10 @@ class PendingDraws:
     Args:
         sampler: makes the draws.
         num_batches: batches an epoch.
+
+    Attributes:
+        num_taken: batches of this epoch that the user has got.
+        is_resuming: whether the next iteration goes on with an epoch rather than begin one.
     """
 
     def __init__(self, sampler: ImportanceSampler, num_batches: int) -> None:
@@ -30,9 +34,9 @@ class PendingDraws:
         self._sampler = sampler
         self._draws: dict[int, Draw] = {}
         self._next_serial = 0
-        self._taken = 0  # batches of this epoch that the user has got
+        self.num_taken = 0
         self._iteration = 0
-        self._resuming = False
+        self.is_resuming = False
 
     def __len__(self) -> int:
         """Return the number of batches an epoch."""
@@ -43,7 +47,7 @@ class PendingDraws:
         iteration = self._iteration
         for serial, draw in list(self._draws.items()):
             yield BatchRequest(serial, draw.indices.tolist())
-        while iteration == self._iteration and self._taken + len(self._draws) < self.num_batches:
+        while iteration == self._iteration and self.num_taken + len(self._draws) < self.num_batches:
             draw = self._sampler.request()
             serial = self._next_serial
             self._next_serial += 1
@@ -52,10 +56,10 @@ class PendingDraws:
 
     def begin(self) -> int:
         """Begin an epoch, or go on with a restored one; return the number of this iteration."""
-        if not self._resuming:
+        if not self.is_resuming:
             self._forget()
             self._sampler.begin_epoch()
-        self._resuming = False
+        self.is_resuming = False
         self._iteration += 1
         return self._iteration
 
@@ -66,7 +70,7 @@ class PendingDraws:
             RuntimeError: a later iteration has begun meanwhile, or a state was loaded.
         """
         self._check_current(iteration)
-        return self._taken < self.num_batches
+        return self.num_taken < self.num_batches
 
     def find(self, serial: int, iteration: int) -> Draw:
         """Return the draw whose batch is back.
@@ -79,27 +83,32 @@ class PendingDraws:
 
     def hand_over(self, serial: int) -> None:
         """Forget a draw: the user gets its batch."""
-        self._taken += 1
+        self.num_taken += 1
         del self._draws[serial]
 
     def pause(self, iteration: int) -> None:
         """Keep the draws on their way: the next iteration goes on with them."""
         if iteration == self._iteration:
-            self._resuming = True
+            self.is_resuming = True
             self._iteration += 1
 
-    def end(self, iteration: int) -> bool:
-        """End an epoch, at its end or broken off, and forget draws still on their way; return whether it was going."""
+    def end(self, iteration: int) -> None:
+        """End an epoch, at its end or broken off, and forget draws still on their way, unless it ended before."""
         if iteration == self._iteration:
             self._forget()
-        return iteration == self._iteration
+
+    def break_off(self) -> None:
+        """End the epoch under way, if there is one."""
+        self._forget()
+        self.is_resuming = False
+        self._iteration += 1
 
     def state_dict(self) -> dict[str, Any]:
         """Return the pending draws and the place in the epoch."""
         return {
             "draws": [_draw_state(serial, draw) for serial, draw in self._draws.items()],
             "next_serial": self._next_serial,
-            "taken": self._taken,
+            "taken": self.num_taken,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -117,8 +126,8 @@ class PendingDraws:
             for entry in state["draws"]
         }
         self._next_serial = state["next_serial"]
-        self._taken = state["taken"]
-        self._resuming = bool(self._draws) or self._taken > 0
+        self.num_taken = state["taken"]
+        self.is_resuming = bool(self._draws) or self.num_taken > 0
         self._iteration += 1  # ends an iteration that is under way
 
     def check_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -148,7 +157,7 @@ class PendingDraws:
     def _forget(self) -> None:
         self._sampler.take_back(list(self._draws.values()))
         self._draws.clear()
-        self._taken = 0
+        self.num_taken = 0
 
 
 def _draw_state(serial: int, draw: Draw) -> dict[str, Any]:

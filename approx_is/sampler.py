@@ -138,7 +138,7 @@ class ApproxSampler:
             )
         self._pending = PendingDraws(self._sampler, num_batches)
         self._worker_seed = seed
-        self._worker_epoch = 0  # iterations over: workers are seeded anew for each
+        self._worker_epoch = -1  # epochs begun, less one: workers are seeded anew for each
         self._worker_generator = torch.Generator()
         self._loader = rebuild_loader(loader, self._pending, self._worker_generator)
         self.epoch = 0
@@ -152,6 +152,8 @@ class ApproxSampler:
 
         Breaking off is fine: the next iteration begins a new epoch, and batches fetched ahead are forgotten.
         """
+        if not self._pending.is_resuming:
+            self._worker_epoch += 1
         iteration = self._pending.begin()
         key = (1, self._worker_epoch, self._sampler.rank)
         (seed,) = np.random.SeedSequence(self._worker_seed, spawn_key=key).generate_state(1)
@@ -173,8 +175,19 @@ class ApproxSampler:
             self._pending.pause(iteration)
             raise
         finally:
-            if self._pending.end(iteration):
-                self._worker_epoch += 1
+            self._pending.end(iteration)
+
+    def begin_epoch(self) -> None:
+        """Let the next iteration begin a new epoch, rather than go on with the one that a loaded state was taken in.
+
+        For loops that count epochs themselves, and know that this one is over.
+        """
+        self._pending.break_off()
+
+    @property
+    def num_taken(self) -> int:
+        """Batches of the epoch under way that were handed over, 0 between epochs."""
+        return self._pending.num_taken
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch number, as samplers of distributed training have it; draws do not depend on it."""
@@ -187,6 +200,21 @@ class ApproxSampler:
         `upper-bound`, pass what is of the same kind as the scores: the gate compares them.
         """
         self._sampler.update(draw, observed)
+
+    @property
+    def num_samples(self) -> int:
+        """Number of samples N of the data set."""
+        return self._sampler.num_samples
+
+    @property
+    def rank(self) -> int:
+        """Number of this rank, 0 without others."""
+        return self._sampler.rank
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether this rank's state is its own, since it holds samples that others do not."""
+        return self._sampler.is_sharded
 
     @property
     def gain(self) -> GainRatio:
@@ -250,7 +278,7 @@ class ApproxSampler:
         reference = self.state_dict()
         where = "ApproxSampler.load_state_dict(state)"
         check_like(state, reference, where, skip=("sampler", "pending"))
-        check_at_least(state, {"worker_seed": 0, "worker_epoch": 0, "epoch": 0}, where)
+        check_at_least(state, {"worker_seed": 0, "worker_epoch": -1, "epoch": 0}, where)
         self._pending.check_state_dict(state["pending"])
         self._sampler.load_state_dict(state["sampler"])
         self._pending.load_state_dict(state["pending"])

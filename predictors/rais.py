@@ -36,7 +36,7 @@ class RAISPredictor:
     :math:`d^\top s_i`: the norms lie in the ellipsoid :math:`\frac1N \sum_i (v_i - c^\top s_i)^2 / d^\top s_i \le 1`.
     Over it the largest second moment of a weighted draw is least if samples are drawn in proportion to
 
-    .. math:: v_i = c^\top s_i + k \, d^\top s_i, \quad k = \Big(\frac1N \sum_i d^\top s_i\Big)^{-1/2}
+    .. math:: v_i = c^\top s_i + k \, d^\top s_i, \quad k = \left(\frac1N \sum_i d^\top s_i\right)^{-1/2}
 
     so an uncertain sample is drawn more often, by as much as its uncertainty warrants: this takes the place of tuned
     smoothing. c and d are the smallest set that the recent observations lie in, found by convex optimisation again and

@@ -18,12 +18,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 
+import torch
 from tqdm import tqdm
 
 from approx_is import upper_bound
 from approx_is.diagnostics import captured, variance_ratio
 from configuration import BASELINE, Config
-from evaluation import all_logits
+from evaluation import logits_in_parts
 from options import add_batch_options, add_training_options, options_of_predictors, training_options
 from parallel import count_step, run_parallel
 from runs import write_atomically
@@ -71,7 +72,7 @@ def main() -> None:
     arguments = parse_arguments()
     try:
         jobs = plan(arguments)
-        check_runs((config for config, _ in jobs), load_task(arguments.dataset, arguments.data_dir))
+        check_runs((config for config, _ in jobs), load_task(jobs[0][0].dataset, arguments.data_dir))
     except (ValueError, TypeError, OSError, ImportError) as error:
         sys.exit(f"captured.py: error: {error}")
     measurements: list[Measurement] = []
@@ -129,7 +130,8 @@ def measure(training: Training) -> Measurement:
     """Compare the probabilities of the next draw with the true importance of every training sample."""
     assert training.sampler is not None
     samples = training.task.train
-    importance = upper_bound(all_logits(training.model, samples, training.device), samples.targets).double()
+    parts = logits_in_parts(training.model, samples, training.device)
+    importance = torch.cat([upper_bound(logits, targets) for logits, targets in parts]).double()
     probabilities = training.sampler.probabilities().cpu()
     return Measurement(
         predictor=training.config.predictor,

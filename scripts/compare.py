@@ -23,7 +23,7 @@ from options import add_batch_options, add_training_options, options_of_predicto
 from parallel import count_step, run_parallel
 from plots import plot_runs
 from runs import is_finished, load_run, save_run, write_atomically
-from tables import NOTES, comparison_table
+from tables import comparison_table, notes
 from tasks import Task, load_task
 from training import Training, check_runs
 
@@ -59,7 +59,7 @@ def main() -> None:
     arguments = parse_arguments()
     try:
         jobs = plan(arguments)
-        task = load_task(arguments.dataset, arguments.data_dir)
+        task = load_task(jobs[0].config.dataset, arguments.data_dir)
         check_runs((job.config for job in jobs), task)
         arguments.out.mkdir(parents=True, exist_ok=True)
     except (ValueError, TypeError, OSError, ImportError) as error:
@@ -135,7 +135,7 @@ def report(jobs: list[Job], task: Task, out: Path) -> None:
     runs: dict[str, list[list[Evaluation]]] = {}
     for job in jobs:
         runs.setdefault(Method.of(job.config).label, []).append(load_run(job.folder))
-    table = f"{comparison_table(runs)}\n{NOTES}"
+    table = f"{comparison_table(runs, task.score)}\n{notes(task.score)}"
     print(table)
     write_atomically(out / "table.md", table)
     plot_runs(runs, task, jobs[0].config, out / "comparison.png")

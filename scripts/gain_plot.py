@@ -10,9 +10,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from configuration import Config
+from optimization import StepSchedule
 from plots import COLORS, STYLE
+from runs import GainRow
 from tasks import Task
-from training import GainRow, StepSchedule
 
 OWN = {"color": COLORS[2], "linewidth": 1.4}
 WITHOUT = {"color": "0.6", "linewidth": 1.2, "linestyle": "--"}
@@ -40,7 +41,7 @@ def plot_gain(trace: Sequence[GainRow], task: Task, config: Config, path: Path) 
         effective.set(title="effective steps")
         rate.plot(steps, [row.learning_rate for row in trace], label="with the gain", **OWN)
         factors = np.array(
-            [StepSchedule(config.steps)(step) if config.schedule == "step" else 1 for step in plain_steps]
+            [StepSchedule(config.steps)(step) if config.schedule == "step" else 1 for step in plain_steps.tolist()]
         )
         rate.plot(plain_steps, config.lr * factors, label="without", **WITHOUT)
         rate.set(title="learning rate", yscale="log")

@@ -11,6 +11,7 @@ from checkpoints import checkpoints_in, load_latest, save_checkpoint
 from evaluation import Evaluation
 from processes import is_first
 from runs import CONFIG_FILE, METRICS_FILE, config_text, json_line, write_atomically
+from tensorboard_log import TensorBoardLog
 from training import Training
 
 __all__ = ["Journal"]
@@ -23,15 +24,18 @@ class Journal:
         training: the run.
         folder: where it is kept.
         checkpoint_every: steps between checkpoints.
+        tensorboard: whether to write for TensorBoard too, see `TensorBoardLog`.
     """
 
-    def __init__(self, training: Training, folder: Path, *, checkpoint_every: int) -> None:
+    def __init__(self, training: Training, folder: Path, *, checkpoint_every: int, tensorboard: bool = False) -> None:
         self.evaluations: list[Evaluation] = []
         self._training = training
         self._folder = folder
         self._checkpoint_every = checkpoint_every
         self._config = config_text(training.config)
         self._is_new = True
+        self._for_tensorboard = tensorboard
+        self._tensorboard: TensorBoardLog | None = None
 
     def restore(self) -> None:
         """Go on from the latest checkpoint that is whole; without any, from the start.
@@ -54,9 +58,15 @@ class Journal:
         """Write the config, and the metrics up to here: those after the checkpoint will come again.
 
         A run that begins anew removes the checkpoints of one that was in its folder before.
+
+        Raises:
+            ModuleNotFoundError: TensorBoard is asked for and not installed.
         """
         if not is_first():
             return
+        if self._for_tensorboard:
+            task, step = self._training.task, self._training.step
+            self._tensorboard = TensorBoardLog(self._folder, step=step, class_names=task.class_names)
         if self._is_new:
             for old in checkpoints_in(self._folder):
                 old.unlink()
@@ -70,6 +80,9 @@ class Journal:
             try:
                 with (self._folder / METRICS_FILE).open("a", encoding="utf-8") as file:
                     file.write(json_line(self.evaluations[-1]))
+                if self._tensorboard is not None:
+                    sampler = self._training.sampler
+                    self._tensorboard.write(self.evaluations[-1], {} if sampler is None else sampler.metrics())
             except OSError as error:  # training is worth more; they are written once more at the end
                 print(f"train.py: no metrics of step {self._training.step}: {error}", file=sys.stderr)
         if self._training.step % self._checkpoint_every == 0:
@@ -87,6 +100,8 @@ class Journal:
         self.save()
         if is_first():
             self._write_metrics()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
 
     def save(self) -> None:
         """Write a checkpoint.

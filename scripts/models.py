@@ -7,6 +7,10 @@ from collections.abc import Callable
 
 from torch import nn
 
+from language_model import NextWordLSTM
+from resnet import resnet_18
+from samples import CLASSIFICATION, LANGUAGE_MODEL
+
 
 def paper_network(input_shape: tuple[int, ...], num_classes: int) -> nn.Sequential:
     """Build the network for MNIST of the 2017 paper, a down-sized VGG without batch normalisation.
@@ -56,30 +60,75 @@ def mlp(input_shape: tuple[int, ...], num_classes: int) -> nn.Sequential:
     )
 
 
-MODELS: dict[str, Callable[[tuple[int, ...], int], nn.Sequential]] = {
+def residual_network(input_shape: tuple[int, ...], num_classes: int) -> nn.Sequential:
+    """Build ResNet-18 for small images, see `resnet`.
+
+    Args:
+        input_shape: channels, height and width.
+        num_classes: number of classes C.
+    """
+    return resnet_18(_image_shape(input_shape)[0], num_classes)
+
+
+def word_lstm(input_shape: tuple[int, ...], num_classes: int) -> NextWordLSTM:
+    """Build the language model of the 2017 paper: words in 64 dimensions, an LSTM of 256 units, dropout 0.5.
+
+    Reference:
+        Katharopoulos & Fleuret (2017), §4.3. The number of layers is not given there; here it is one.
+
+    Args:
+        input_shape: number of words of context.
+        num_classes: number of words in the vocabulary.
+    """
+    return NextWordLSTM(num_classes)
+
+
+MODELS: dict[str, Callable[[tuple[int, ...], int], nn.Module]] = {
     "paper": paper_network,
     "small-cnn": small_cnn,
     "mlp": mlp,
+    "resnet-18": residual_network,
+    "lstm": word_lstm,
 }
 """Networks by the name that `--model` takes."""
 
-TITLES = {"paper": "network of the 2017 paper", "small-cnn": "small CNN", "mlp": "MLP"}
+TITLES = {
+    "paper": "network of the 2017 paper",
+    "small-cnn": "small CNN",
+    "mlp": "MLP",
+    "resnet-18": "ResNet-18",
+    "lstm": "LSTM of the 2017 paper",
+}
 """Their names in figures."""
 
+OF_WORDS = ("lstm",)
+"""Those that read words; the others read numbers."""
 
-def default_model(input_shape: tuple[int, ...]) -> str:
-    """Return the name of the network for samples of that shape: the paper's for images, else the MLP."""
+
+def default_model(input_shape: tuple[int, ...], kind: str = CLASSIFICATION) -> str:
+    """Return the name of the network for such samples: the paper's for images and words, else the MLP."""
+    if kind == LANGUAGE_MODEL:
+        return "lstm"
     return "paper" if len(input_shape) == 3 else "mlp"
 
 
-def build_model(name: str, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+def build_model(name: str, input_shape: tuple[int, ...], num_classes: int, kind: str = CLASSIFICATION) -> nn.Module:
     """Build a network by its name.
 
+    Args:
+        name: one of `MODELS`.
+        input_shape: of one sample.
+        num_classes: number of classes C.
+        kind: of the task, see `samples.Task`.
+
     Raises:
-        ValueError: there is no such network, or it does not take samples of that shape.
+        ValueError: there is no such network, or it does not take such samples.
     """
     if name not in MODELS:
         raise ValueError(f"`--model` must be one of {', '.join(MODELS)}; got {name!r}.")
+    if (name in OF_WORDS) != (kind == LANGUAGE_MODEL):
+        fitting = [model for model in MODELS if (model in OF_WORDS) == (kind == LANGUAGE_MODEL)]
+        raise ValueError(f"`--model` must be one of {', '.join(fitting)} for `--task {kind}`; got {name!r}.")
     return MODELS[name](input_shape, num_classes)
 
 

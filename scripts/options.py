@@ -13,15 +13,25 @@ import torch
 
 from configuration import BASELINE, OPTIMIZERS, SCHEDULES, Config
 from models import MODELS
-from tasks import TASKS
+from samples import CLASSIFICATION, LANGUAGE_MODEL
+from tasks import DATASETS, DEFAULTS, TASKS, dataset_of
 
 
 def add_training_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of a run that do not depend on the method."""
     option = parser.add_argument
-    option("--dataset", choices=TASKS, default="shuttle", help="(default: %(default)s, which is bundled)")
+    option("--task", choices=DATASETS, help="lm: predict the next word (default: that of the data set)")
+    option(
+        "--dataset",
+        choices=TASKS,
+        help=f"(default: {DEFAULTS[CLASSIFICATION]}, with --task lm {DEFAULTS[LANGUAGE_MODEL]}; both are bundled)",
+    )
     option("--data-dir", type=Path, metavar="DIR", help="where to look first for data that is not bundled")
-    option("--model", choices=MODELS, help="network; by default the 2017 paper's for images, an MLP for Shuttle")
+    option(
+        "--model",
+        choices=MODELS,
+        help="network; by default the 2017 paper's for images and for words, an MLP for Shuttle",
+    )
     option(
         "--steps", type=int, default=Config.steps, metavar="N", help="minibatches to train on (default: %(default)s)"
     )
@@ -59,9 +69,12 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
 
 
 def training_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the values of `add_training_options` as fields of `Config`."""
+    """Return the values of `add_training_options` as fields of `Config`.
+
+    Raises:
+        ValueError: the data set is for another kind of task.
+    """
     names = (
-        "dataset",
         "model",
         "steps",
         "batch_size",
@@ -74,7 +87,8 @@ def training_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "update_every",
         "device",
     )
-    return {name: getattr(arguments, name) for name in names}
+    dataset = dataset_of(arguments.task, arguments.dataset)
+    return {"dataset": dataset, **{name: getattr(arguments, name) for name in names}}
 
 
 def add_batch_options(parser: argparse.ArgumentParser) -> None:

@@ -16,6 +16,8 @@ from matplotlib.lines import Line2D
 from configuration import Config
 from evaluation import Evaluation, Run, Runs
 from models import TITLES, default_model
+from samples import CLASSIFICATION
+from scores import BALANCED_ERROR, TEST_ERROR, TRAIN_LOSS, Score
 from tasks import Task
 
 COLORS = ("#000000", "#E69F00", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#F0E442")
@@ -23,6 +25,9 @@ COLORS = ("#000000", "#E69F00", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56
 
 DASHES = ("-", "--", ":", "-.")
 MARKERS = "oDs^vP*X"
+SHOWN_CLASSES = 30
+"""The errors of each class are drawn where there are at most so many."""
+
 LOG_SPAN = 20
 """Errors whose largest is more than this times their smallest are drawn on a logarithmic axis."""
 
@@ -33,12 +38,6 @@ OPTIMIZER_NAMES = {"adam": "Adam", "sgd": "SGD"}
 
 Direction = Literal["x", "y"]
 Quantity = Callable[[Evaluation], float]
-
-QUANTITIES: dict[str, Quantity] = {
-    "test error, %": lambda evaluation: 100 * evaluation.test_error,
-    "balanced error, %": lambda evaluation: 100 * evaluation.balanced_error,
-    "training loss, nats": lambda evaluation: evaluation.train_loss,
-}
 
 STYLE: dict[Any, Any] = {
     "font.size": 10,
@@ -60,28 +59,38 @@ def plot_runs(runs: Runs, task: Task, config: Config, path: Path) -> None:
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11, 6.6), dpi=160, layout="constrained")
-        grid = figure.add_gridspec(2, 3, width_ratios=(1, 1, 1.05))
-        has_rare_classes = max(task.test_counts) > 2 * min(task.test_counts)  # else it is nearly the error
-        names = ("test error, %", "balanced error, %" if has_rare_classes else "training loss, nats")
-        for row, name in enumerate(names):
+        shows_classes = task.kind == CLASSIFICATION and len(task.class_names) <= SHOWN_CLASSES
+        grid = figure.add_gridspec(2, 3 if shows_classes else 2, width_ratios=(1, 1, 1.05) if shows_classes else None)
+        for row, score in enumerate(drawn_scores(task)):
             over_steps, over_seconds = (figure.add_subplot(grid[row, column]) for column in (0, 1))
-            _draw_curves(over_steps, runs, lambda evaluation: evaluation.step, QUANTITIES[name])
-            _draw_curves(over_seconds, runs, lambda evaluation: evaluation.seconds, QUANTITIES[name])
-            over_steps.set(xlabel="steps", ylabel=name)
+            _draw_curves(over_steps, runs, lambda evaluation: evaluation.step, score.of)
+            _draw_curves(over_seconds, runs, lambda evaluation: evaluation.seconds, score.of)
+            over_steps.set(xlabel="steps", ylabel=score.axis)
             over_steps.xaxis.set_major_formatter("{x:,.0f}")
             over_seconds.set(xlabel="seconds of training")
-        _draw_classes(figure.add_subplot(grid[:, 2]), runs, task)
+        if shows_classes:
+            _draw_classes(figure.add_subplot(grid[:, 2]), runs, task)
         figure.align_ylabels()
         figure.suptitle(_title(task, config, seeds=len(next(iter(runs.values())))), fontsize=11.5)
-        handles = [Line2D([], [], label=label, **_style(position)) for position, label in enumerate(runs)]
+        unmarked = {} if shows_classes else {"marker": ""}
+        handles = [
+            Line2D([], [], label=label, **{**_style(position), **unmarked}) for position, label in enumerate(runs)
+        ]
         figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), frameon=False)
         figure.savefig(path)
+
+
+def drawn_scores(task: Task) -> tuple[Score, Score]:
+    """Return what is drawn over steps and seconds: the task's score, and what says something else."""
+    has_rare_classes = max(task.test_counts) > 2 * min(task.test_counts)  # else it is nearly the error
+    return task.score, BALANCED_ERROR if task.score == TEST_ERROR and has_rare_classes else TRAIN_LOSS
 
 
 def _draw_curves(axes: Axes, runs: Runs, x: Quantity, y: Quantity) -> None:
     places, errors = [], []
     for position, method_runs in enumerate(runs.values()):
         values = np.array([[y(evaluation) for evaluation in run] for run in method_runs])
+        values[~np.isfinite(values)] = np.nan  # of a network that diverged
         places.append(np.mean([[x(evaluation) for evaluation in run] for run in method_runs], axis=0))
         errors.append(values.ravel())
         axes.plot(places[-1], values.mean(0), **{**_style(position), "marker": ""})
@@ -120,7 +129,7 @@ def _draw_classes(axes: Axes, runs: Runs, task: Task) -> None:
 
 
 def _class_percentages(run: Run) -> list[float]:
-    return [np.nan if error is None else 100 * error for error in run[-1].class_errors]
+    return [np.nan if error is None else 100 * error for error in run[-1].class_errors or []]
 
 
 def _style(position: int) -> dict[str, Any]:
@@ -167,7 +176,7 @@ def _log_ticks(smallest: float, largest: float) -> list[float]:
 
 
 def _title(task: Task, config: Config, seeds: int) -> str:
-    network = TITLES[config.model or default_model(task.input_shape)]
+    network = TITLES[config.model or default_model(task.input_shape, task.kind)]
     optimizer = f"{OPTIMIZER_NAMES[config.optimizer]} {config.lr:g}"
     setting = f"{task.title}, {network}, {optimizer}, batches of {config.batch_size}, {config.steps:,} steps"
     if seeds == 1:

@@ -1,11 +1,11 @@
-"""Runs on disk: a folder with `config.json` and `metrics.jsonl`, one row an evaluation."""
+"""Runs on disk: a folder with `config.json`, `metrics.jsonl`, one row an evaluation, and `gain.jsonl`, one a step."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,23 @@ from evaluation import Evaluation
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
 GAIN_FILE = "gain.jsonl"
+
+
+@dataclass(frozen=True)
+class GainRow:
+    """What the gain did to a step.
+
+    Attributes:
+        step: number of steps done.
+        effective_steps: what they are worth in uniform steps.
+        ratio: gain ratio of the next step.
+        learning_rate: of the next step.
+    """
+
+    step: int
+    effective_steps: float
+    ratio: float
+    learning_rate: float
 
 
 def write_atomically(path: Path, text: str) -> None:

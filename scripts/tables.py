@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from configuration import BASELINE
 from evaluation import Evaluation, Run, Runs
+from scores import BALANCED_ERROR, PERPLEXITY, TEST_ERROR, TRAIN_LOSS, Score
 
 MISSING = "-"
-HEADER = (
-    "method",
-    "steps to best",
-    "seconds",
-    "of uniform's",
-    "seeds",
-    "error %",
-    "balanced %",
-    "train loss",
-    "overhead ms",
-    "overhead %",
-)
+ARRIVAL = ("method", "steps to best", "seconds", "of uniform's", "seeds")
+OVERHEAD = ("overhead ms", "overhead %")
 
 
 @dataclass(frozen=True)
@@ -41,18 +32,18 @@ class Arrival:
     of_uniform: float
 
 
-def first_at_or_below(run: Run, target: float) -> Evaluation | None:
-    """Return the first evaluation with a test error of at most `target`, or None."""
-    return next((evaluation for evaluation in run if evaluation.test_error <= target), None)
+def first_at_or_below(run: Run, target: float, score: Score = TEST_ERROR) -> Evaluation | None:
+    """Return the first evaluation with a score of at most `target`, or None."""
+    return next((evaluation for evaluation in run if score.of(evaluation) <= target), None)
 
 
-def arrival(runs: Sequence[Run], baselines: Sequence[Run]) -> Arrival | None:
-    """Return when the method reached uniform's best test error, or None if no seed did."""
-    targets = [min(evaluation.test_error for evaluation in baseline) for baseline in baselines]
+def arrival(runs: Sequence[Run], baselines: Sequence[Run], score: Score = TEST_ERROR) -> Arrival | None:
+    """Return when the method reached uniform's best score, or None if no seed did."""
+    targets = [min(map(score.of, baseline)) for baseline in baselines]
     pairs = [
-        (reached, first_at_or_below(baseline, target))
+        (reached, first_at_or_below(baseline, target, score))
         for run, baseline, target in zip(runs, baselines, targets, strict=True)
-        if (reached := first_at_or_below(run, target)) is not None
+        if (reached := first_at_or_below(run, target, score)) is not None
     ]
     if not pairs:
         return None
@@ -65,20 +56,34 @@ def arrival(runs: Sequence[Run], baselines: Sequence[Run]) -> Arrival | None:
     )
 
 
-def comparison_table(runs: Runs) -> str:
-    """Return the table in Markdown, its columns aligned for the terminal too."""
+def comparison_table(runs: Runs, score: Score = TEST_ERROR) -> str:
+    """Return the table in Markdown, its columns aligned for the terminal too.
+
+    Args:
+        runs: the runs of each method by label.
+        score: what the methods are compared by.
+    """
     baselines = runs.get(BASELINE)
-    rows = [HEADER, *(_row(label, method_runs, baselines) for label, method_runs in runs.items())]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
+    header = (*ARRIVAL, *(shown.column for shown in shown_scores(score)), *OVERHEAD)
+    rows = [header, *(_row(label, method_runs, baselines, score) for label, method_runs in runs.items())]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     lines = [_line(row, widths) for row in rows]
     rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]) + "|"
     return "\n".join([lines[0], rule, *lines[1:]]) + "\n"
 
 
-NOTES = """\
-- steps to best: the first evaluation with a test error at or below the best that uniform reaches with the same seed,
+def shown_scores(score: Score) -> tuple[Score, ...]:
+    """Return the scores that are shown where methods are compared by one of them."""
+    return (PERPLEXITY, TRAIN_LOSS) if score == PERPLEXITY else (TEST_ERROR, BALANCED_ERROR, TRAIN_LOSS)
+
+
+def notes(score: Score = TEST_ERROR) -> str:
+    """Return what the columns of the table mean."""
+    shown = "test perplexity" if score == PERPLEXITY else "errors (on the test set; balanced: mean over the classes)"
+    return f"""\
+- steps to best: the first evaluation with a {score.title} at or below the best that uniform reaches with the same seed,
   mean over the seeds that get there; seconds: of training until then; of uniform's: steps over those of uniform.
-- errors (on the test set; balanced: mean over the classes) and training loss: of the last evaluation, mean ± standard
+- {shown} and training loss: of the last evaluation, mean ± standard
   deviation over the seeds.
 - overhead: time a step spent drawing, fetching and updating the sampler, in percent of the rest of the step; for
   uniform that of its plain loader. Above 100 % the sampler costs more than the step it serves: on a network so small
@@ -86,14 +91,12 @@ NOTES = """\
 """
 
 
-def _row(label: str, runs: Sequence[Run], baselines: Sequence[Run] | None) -> tuple[str, ...]:
-    reached = arrival(runs, baselines) if baselines else None
+def _row(label: str, runs: Sequence[Run], baselines: Sequence[Run] | None, score: Score) -> tuple[str, ...]:
+    reached = arrival(runs, baselines, score) if baselines else None
     return (
         label,
         *_arrival_cells(reached, f"{reached.seeds if reached else 0} of {len(runs)}" if baselines else MISSING),
-        _mean_and_deviation(runs, lambda last: 100 * last.test_error, 2),
-        _mean_and_deviation(runs, lambda last: 100 * last.balanced_error, 1),
-        _mean_and_deviation(runs, lambda last: last.train_loss, 4),
+        *(_mean_and_deviation(runs, shown) for shown in shown_scores(score)),
         f"{fmean(run[-1].overhead_ms for run in runs):.2f}",
         f"{fmean(run[-1].overhead_percent for run in runs):.0f}",
     )
@@ -110,10 +113,10 @@ def _arrival_cells(reached: Arrival | None, seeds: str) -> tuple[str, ...]:
     )
 
 
-def _mean_and_deviation(runs: Sequence[Run], value: Callable[[Evaluation], float], decimals: int) -> str:
-    values = [value(run[-1]) for run in runs]
-    mean = f"{fmean(values):.{decimals}f}"
-    return f"{mean} ± {stdev(values):.{decimals}f}" if len(values) > 1 else mean
+def _mean_and_deviation(runs: Sequence[Run], score: Score) -> str:
+    values = [score.of(run[-1]) for run in runs]
+    mean = f"{fmean(values):.{score.decimals}f}"
+    return f"{mean} ± {stdev(values):.{score.decimals}f}" if len(values) > 1 else mean
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

@@ -3,6 +3,7 @@
 Examples:
     python scripts/train.py --dataset shuttle --predictor lstm --k 0.5 --out runs/shuttle-lstm
     python scripts/train.py --resume runs/shuttle-lstm
+    python scripts/train.py --task lm --dataset kjv --predictor lstm --k 0.5 --out runs/kjv-lstm --tensorboard
     torchrun --nproc-per-node 2 --max-restarts 3 scripts/train.py --dataset shuttle --out runs/two --resume runs/two
 """
 
@@ -53,7 +54,9 @@ def run(arguments: argparse.Namespace, config: Config, device: str) -> None:
     try:
         training = Training(config, load_task(config.dataset, arguments.data_dir), device=device)
         folder.mkdir(parents=True, exist_ok=True)
-        journal = Journal(training, folder, checkpoint_every=arguments.checkpoint_every)
+        journal = Journal(
+            training, folder, checkpoint_every=arguments.checkpoint_every, tensorboard=arguments.tensorboard
+        )
         if arguments.resume is not None:
             journal.restore()
         journal.begin()
@@ -157,6 +160,7 @@ def parse_arguments() -> argparse.Namespace:
         metavar="N",
         help="steps between checkpoints (default: 1000)",
     )
+    option("--tensorboard", action="store_true", help="write the metrics for TensorBoard too, into the same folder")
     option(
         "--timeout",
         type=float,
@@ -172,8 +176,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def method_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments of this script as fields of `Config`."""
-    names = ("predictor", "k", "observe", "gate", "equal_time", "predictor_options", "gain", "seed")
-    names += ("shard", "persistent_workers")
+    names = ["predictor", "k", "observe", "gate", "equal_time", "predictor_options", "gain", "seed"]
+    names += ["shard", "persistent_workers"]
     eval_every = min(100, max(1, arguments.steps // 10)) if arguments.eval_every is None else arguments.eval_every
     return {"eval_every": eval_every, **{name: getattr(arguments, name) for name in names}}
 
@@ -215,7 +219,7 @@ def train(training: Training, journal: Journal, is_asked_to_stop: Callable[[], b
 def summary(training: Training, last: Evaluation) -> str:
     """Return the result of the run in one line."""
     worth = f" (worth {last.effective_steps:,.0f})" if training.gain is not None else ""
-    errors = f"test error {last.test_error:.2%}, training loss {last.train_loss:.4f}"
+    errors = f"{training.task.score.text(last)}, training loss {last.train_loss:.4f}"
     gate = "" if training.sampler is None else f"; gate {training.sampler.gate.verdict}"
     return f"{errors} after {last.step:,} steps{worth} in {last.seconds:.0f} s{gate}"
 
@@ -225,7 +229,7 @@ def live_line(training: Training, evaluations: list[Evaluation]) -> str:
     overhead_ms, overhead_percent = training.overhead()
     parts = [f"loss {training.batch_loss:.4f}"]
     if evaluations:
-        parts.append(f"test error {evaluations[-1].test_error:.2%}")
+        parts.append(training.task.score.text(evaluations[-1]))
     if training.gain is not None:
         parts.append(f"step {training.step}, gain {training.gain.ratio:.2f}")
     parts.append(f"overhead {overhead_ms:.2f} ms ({overhead_percent:.0f}%)")

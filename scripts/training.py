@@ -7,52 +7,37 @@ not touch `approx_is` at all: what the library is compared with is not slowed do
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from itertools import chain, repeat
 from time import perf_counter
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, RandomSampler, Sampler
 from torch.utils.data.distributed import DistributedSampler
 
-from approx_is import ApproxSampler, Draw, GainLR, reshard, upper_bound
+from approx_is import ApproxSampler, Draw, GainLR, batch_weights, convert_batch_norm, upper_bound
+from approx_is.batch_norm import WeightedBatchNorm2d
 from configuration import BASELINE, PRESAMPLING, Config
-from evaluation import Evaluation, all_logits, class_errors, mean_loss, probe
+from evaluation import Evaluation, mean_loss, probe, test_results
 from models import build_model, default_model
+from optimization import StepSchedule, build_optimizer
 from plain_epochs import PlainEpochs
-from processes import gathered, gathered_by_first, is_first, num_processes, own_number
-from tasks import Task, keep_batch
+from processes import is_first, num_processes, own_number
+from runs import GainRow
+from samples import Task, keep_batch
+from training_state import load_training_state, training_state
 
 BATCH_LOSS_DECAY = 0.98
-MOMENTUM = 0.9
 RANK_SEEDS = 1_000_003
 """Times its number, this keeps the dropout of one process apart from that of the next."""
 
 Batch = tuple[Tensor, Tensor]
-
-
-@dataclass(frozen=True)
-class GainRow:
-    """What the gain did to a step.
-
-    Attributes:
-        step: number of steps done.
-        effective_steps: what they are worth in uniform steps.
-        ratio: gain ratio of the next step.
-        learning_rate: of the next step.
-    """
-
-    step: int
-    effective_steps: float
-    ratio: float
-    learning_rate: float
 
 
 class Training:
@@ -74,8 +59,11 @@ class Training:
         self.task = task
         self.device = torch.device(config.device if device is None else device)
         torch.manual_seed(config.seed)
-        name = config.model or default_model(task.input_shape)
-        self.model = build_model(name, task.input_shape, len(task.class_names)).to(self.device)
+        name = config.model or default_model(task.input_shape, task.kind)
+        self.model = build_model(name, task.input_shape, len(task.class_names), task.kind).to(self.device)
+        if config.predictor != BASELINE:
+            convert_batch_norm(self.model)
+        self._has_batch_norm = any(isinstance(module, WeightedBatchNorm2d) for module in self.model.modules())
         self._in_step = DistributedDataParallel(self.model) if num_processes() > 1 else self.model
         if not is_first():  # dropout of its own
             torch.manual_seed(config.seed + RANK_SEEDS * own_number())
@@ -90,9 +78,9 @@ class Training:
             collate_fn=keep_batch,
             generator=torch.Generator().manual_seed(config.seed),
         )
-        self._plain = PlainEpochs(self.loader, self._order)
+        self.plain = PlainEpochs(self.loader, self._order)
         self.sampler = None if config.predictor == BASELINE else self._build_sampler()
-        factors = {"constant": lambda step: 1.0, "step": StepSchedule(config.steps)}
+        factors: dict[str, Callable[[int], float]] = {"constant": lambda step: 1.0, "step": StepSchedule(config.steps)}
         self.schedule = LambdaLR(self.optimizer, factors[config.schedule])
         self.gain = GainLR(self.schedule, self.sampler) if config.gain and self.sampler is not None else None
         self.step = 0
@@ -100,7 +88,8 @@ class Training:
         self.seconds = 0.0
         self.overhead_seconds = 0.0
         self.batch_loss = math.nan
-        self._probe = probe(task.train)
+        self._probe = probe(task.train, task.evaluated)
+        self._tested = task.test if task.evaluated is None else probe(task.test, task.evaluated)
 
     def steps(self) -> Iterator[int]:
         """Train up to `config.steps`; yield the number of each step when it is done."""
@@ -136,17 +125,12 @@ class Training:
 
     def evaluate(self) -> Evaluation:
         """Evaluate the network as it is now."""
-        logits, targets = all_logits(self.model, self.task.test, self.device), self.task.test.targets
-        errors = class_errors(logits, targets)
-        present = [error for error in errors if error is not None]
         overhead_ms, overhead_percent = self.overhead()
         metrics = self.sampler.metrics() if self.sampler is not None else {}
         return Evaluation(
             step=self.step,
             seconds=self.seconds,
-            test_error=(logits.argmax(1) != targets).double().mean().item(),
-            balanced_error=sum(present) / len(present),
-            class_errors=errors,
+            **test_results(self.model, self._tested, self.task, self.device),
             train_loss=mean_loss(self.model, self._probe, self.device),
             batch_loss=self.batch_loss,
             overhead_ms=overhead_ms,
@@ -164,21 +148,8 @@ class Training:
         return 1e3 * self.overhead_seconds / self.step, 100 * self.overhead_seconds / rest
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the complete state, tensors and plain values only; with several processes all of them are to ask."""
-        sampler = None if self.sampler is None else self.sampler.state_dict()
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": (self.gain or self.schedule).state_dict(),
-            "sampler": gathered_by_first(sampler) if self.config.shard else sampler,
-            "plain": self._plain.state_dict(),
-            "step": self.step,
-            "random": gathered(self._random_state()),
-            "seconds": self.seconds,
-            "overhead_seconds": self.overhead_seconds,
-            "batch_loss": self.batch_loss,
-            "trace": [asdict(row) for row in self.trace],
-        }
+        """Return the complete state, see `training_state`; with several processes all of them are to ask."""
+        return training_state(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state.
@@ -186,36 +157,7 @@ class Training:
         Raises:
             ValueError: it does not fit.
         """
-        try:
-            self.model.load_state_dict(state["model"])
-        except (RuntimeError, KeyError) as error:
-            raise ValueError(f"the checkpoint is of another network: {error}") from error
-        if self.sampler is not None:
-            self.sampler.load_state_dict(self._own_sampler_state(state["sampler"]))
-        self.optimizer.load_state_dict(state["optimizer"])
-        (self.gain or self.schedule).load_state_dict(state["schedule"])
-        self._plain.load_state_dict(state["plain"])
-        self.step = state["step"]
-        self.seconds, self.overhead_seconds = state["seconds"], state["overhead_seconds"]
-        self.batch_loss = state["batch_loss"]
-        self.trace = [GainRow(**row) for row in state["trace"]]
-        if own_number() < len(state["random"]):
-            self._set_random_state(state["random"][own_number()])
-
-    def _own_sampler_state(self, state: Any) -> Any:
-        if not self.config.shard:
-            return state
-        states = state if len(state) == num_processes() else reshard(state, num_processes())
-        return states[own_number()]
-
-    def _random_state(self) -> dict[str, Any]:
-        on_device = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
-        return {"cpu": torch.get_rng_state(), "cuda": on_device}
-
-    def _set_random_state(self, state: Mapping[str, Any]) -> None:
-        torch.set_rng_state(state["cpu"])
-        if self.device.type == "cuda" and state["cuda"] is not None:
-            torch.cuda.set_rng_state(state["cuda"], self.device)
+        load_training_state(self, state)
 
     @property
     def _drawn_together(self) -> int:
@@ -254,14 +196,14 @@ class Training:
         if self.sampler is not None:
             yield from self.sampler
             return
-        yield from ((batch, None) for batch in self._plain)
+        yield from ((batch, None) for batch in self.plain)
 
     def _train_step(self, batches: Iterator[tuple[Batch, Draw | None]]) -> float:
         started = self._now()
         (inputs, targets), draw = next(batches)
         drawn = self._now()
         targets = targets.to(self.device)
-        logits = self._in_step(inputs.to(self.device))
+        logits = self._logits(inputs.to(self.device), draw)
         losses = F.cross_entropy(logits, targets, reduction="none")
         loss = losses.mean() if draw is None else draw.weighted_mean(losses)
         self.optimizer.zero_grad()
@@ -276,32 +218,17 @@ class Training:
         self.overhead_seconds += (drawn - started) + (ended - trained)
         return loss.item()
 
+    def _logits(self, inputs: Tensor, draw: Draw | None) -> Tensor:
+        """Run the network; batch normalisation weighs its statistics so that they are the data set's, whatever k."""
+        weights = batch_weights(1 / draw.probabilities) if draw is not None and self._has_batch_norm else nullcontext()
+        with weights:
+            logits: Tensor = self._in_step(inputs)
+        return logits
+
     def _now(self) -> float:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         return perf_counter()
-
-
-def build_optimizer(name: str, model: nn.Module, lr: float) -> Optimizer:
-    """Return the optimizer of that name, see `Config`."""
-    if name == "sgd":
-        return torch.optim.SGD(model.parameters(), lr=lr, momentum=MOMENTUM)
-    return torch.optim.Adam(model.parameters(), lr=lr)
-
-
-@dataclass(frozen=True)
-class StepSchedule:
-    """The factor of the learning rate at a step: 1 for half of all steps, then 1/10, for the last quarter 1/100.
-
-    Attributes:
-        steps: all steps.
-    """
-
-    steps: int
-
-    def __call__(self, step: int) -> float:
-        """Return the factor at a step, counted from 0."""
-        return 0.1 ** sum(step >= share * self.steps for share in (0.5, 0.75))
 
 
 def check_runs(configs: Iterable[Config], task: Task) -> None:

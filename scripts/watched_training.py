@@ -18,10 +18,11 @@ from torch import Tensor
 from approx_is import ImportanceSampler, VarianceGate, upper_bound
 from configuration import BASELINE, Config
 from models import MODELS, TITLES, build_model, default_model
+from optimization import build_optimizer
 from options import positive
 from plots import OPTIMIZER_NAMES
-from tasks import TASKS, Task
-from training import build_optimizer
+from samples import CLASSIFICATION
+from tasks import DATASETS, Task
 
 LARGE_BATCH = 1_024
 """Images whose gradients are compared at a time."""
@@ -48,8 +49,8 @@ class WatchedTraining:
         self.config = config
         self.task = task
         torch.manual_seed(config.seed)
-        name = config.model or default_model(task.input_shape)
-        self.model = build_model(name, task.input_shape, len(task.class_names))
+        name = config.model or default_model(task.input_shape, task.kind)
+        self.model = build_model(name, task.input_shape, len(task.class_names), task.kind)
         self.optimizer = build_optimizer(config.optimizer, self.model, config.lr)
         self.samplers = {name: watching_sampler(name, config, task) for name in (BASELINE, *predictors)}
         self.step = 0
@@ -104,7 +105,7 @@ def watching_sampler(predictor: str, config: Config, task: Task) -> ImportanceSa
 def add_figure_options(parser: argparse.ArgumentParser, out: str) -> None:
     """Add the options that the figures of gradients share."""
     option = parser.add_argument
-    option("--dataset", choices=TASKS, default="fashion-mnist", help="(default: %(default)s)")
+    option("--dataset", choices=DATASETS[CLASSIFICATION], default="fashion-mnist", help="(default: %(default)s)")
     option("--data-dir", type=Path, metavar="DIR", help="where to look first for data that is not bundled")
     option("--model", choices=MODELS, default="small-cnn", help="network (default: %(default)s)")
     option("--steps", type=positive, default=Config.steps, metavar="N", help="to train (default: %(default)s)")
@@ -122,6 +123,6 @@ def figure_config(arguments: argparse.Namespace) -> Config:
 def setting(training: WatchedTraining) -> str:
     """Return what was trained and how, for a figure's title."""
     config, task = training.config, training.task
-    network = TITLES[config.model or default_model(task.input_shape)]
+    network = TITLES[config.model or default_model(task.input_shape, task.kind)]
     optimizer = f"{OPTIMIZER_NAMES[config.optimizer]} {config.lr:g}"
     return f"{task.title}, {network}, {optimizer}, uniform batches of {config.batch_size}, seed {config.seed}"

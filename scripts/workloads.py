@@ -124,7 +124,7 @@ RECIPES = {
     **{name: _network(name) for name in ("paper", "small-cnn", "mlp")},
     "lstm-lm": Recipe("LSTM language model", lambda: LanguageModel(VOCABULARY), _sequences),
     "resnet-18": Recipe(
-        "ResNet-18 for 32 by 32 pixels",
+        f"{TITLES['resnet-18']} for 32 by 32 pixels",
         lambda: resnet_18(3, NUM_CLASSES),
         lambda count: _images(count, (3, 32, 32)),
         cuda_only=True,

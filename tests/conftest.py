@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # also of the processes that tests start
-sys.path.insert(0, str(Path(__file__).parent))  # `laws` and `datasets`, for tests in every folder and for workers
+sys.path.insert(0, str(Path(__file__).parent))  # helper modules, for tests in every folder and for workers
+sys.path.insert(0, str(Path(__file__).parent / "integrations"))
 
 import pytest
 import torch

@@ -1,8 +1,8 @@
 """What is wrong is refused with a reason, before anything changes; what is odd but right works."""
 
-import datasets
 import laws
 import pytest
+import sample_sets
 import torch
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, SubsetRandomSampler
 
@@ -59,7 +59,7 @@ BAD_TYPES = {
 
 
 def index_loader(size=10, **settings):
-    return DataLoader(datasets.Numbers(size), **{"batch_size": 4, **settings})
+    return DataLoader(sample_sets.Numbers(size), **{"batch_size": 4, **settings})
 
 
 class TestArguments:
@@ -150,12 +150,12 @@ class TestLoaders:
         ("loader", "message"),
         [
             (lambda: DataLoader([], batch_size=4), "needs at least one sample; the data set is empty"),
-            (lambda: DataLoader(datasets.Unsized(), batch_size=4), "Unsized has no length"),
-            (lambda: DataLoader(datasets.Stream(), batch_size=4), "an IterableDataset has none"),
+            (lambda: DataLoader(sample_sets.Unsized(), batch_size=4), "Unsized has no length"),
+            (lambda: DataLoader(sample_sets.Stream(), batch_size=4), "an IterableDataset has none"),
             (lambda: index_loader(batch_size=None), "got a loader with batch_size=None or a batch_sampler"),
             (
                 lambda: DataLoader(
-                    datasets.Numbers(4), batch_sampler=BatchSampler(SequentialSampler(range(4)), 2, drop_last=False)
+                    sample_sets.Numbers(4), batch_sampler=BatchSampler(SequentialSampler(range(4)), 2, drop_last=False)
                 ),
                 "got a loader with batch_size=None or a batch_sampler",
             ),
@@ -171,7 +171,7 @@ class TestLoaders:
         with pytest.raises(ValueError, match=message):
             ApproxSampler(loader())
 
-    @pytest.mark.parametrize("loader", [datasets.Numbers(4), [1, 2], None])
+    @pytest.mark.parametrize("loader", [sample_sets.Numbers(4), [1, 2], None])
     def test_what_is_not_a_loader_is_refused(self, loader):
         with pytest.raises(TypeError, match=r"`ApproxSampler\(loader\)` must be a torch.utils.data.DataLoader; got"):
             ApproxSampler(loader)

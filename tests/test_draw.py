@@ -1,7 +1,5 @@
 """Draws: the weighted mean, moving between devices, and what losses must look like."""
 
-from dataclasses import FrozenInstanceError
-
 import pytest
 import torch
 from laws import make_sampler, train
@@ -59,8 +57,16 @@ def test_spending_a_moved_draw_spends_the_original():
 
 
 def test_a_draw_cannot_be_changed():
-    with pytest.raises(FrozenInstanceError, match="weights"):
+    with pytest.raises(AttributeError, match="weights"):
         make_draw().weights = torch.ones(2)
+
+
+def test_a_draw_unpacks_into_its_tensors():
+    draw = make_draw()
+    indices, probabilities, weights = draw
+    assert indices is draw.indices
+    assert probabilities is draw.probabilities
+    assert weights is draw.weights
 
 
 def test_a_draw_does_not_show_its_ticket():

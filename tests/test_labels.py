@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from datasets import Labelled, Numbers
+from sample_sets import Labelled, Numbers
 from torch.utils.data import Subset, TensorDataset
 
 from approx_is.labels import check_labels, find_labels

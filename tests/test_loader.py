@@ -2,7 +2,7 @@ import pickle
 
 import pytest
 import torch
-from datasets import Fetched, Labelled, Numbers, Stream, Unsized, collate_to_text, do_nothing
+from sample_sets import Fetched, Labelled, Numbers, Stream, Unsized, collate_to_text, do_nothing
 from torch.utils.data import (
     BatchSampler,
     DataLoader,

@@ -4,8 +4,8 @@ from itertools import islice
 
 import pytest
 import torch
-from datasets import Numbers
 from laws import assert_same, assert_same_draws, assert_unchanged, make_sampler, snapshot, through_file
+from sample_sets import Numbers
 from torch.utils.data import DataLoader
 
 from approx_is import ApproxSampler, VarianceGate

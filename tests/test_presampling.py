@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from datasets import INDICES_OF, Structured, as_dict, as_named, as_nested, as_tensor, as_tuple
 from laws import (
     PRESAMPLING,
     assert_frequencies,
@@ -12,6 +11,7 @@ from laws import (
     assert_unchanged,
     through_file,
 )
+from sample_sets import INDICES_OF, Structured, as_dict, as_named, as_nested, as_tensor, as_tuple
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 

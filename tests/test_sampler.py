@@ -2,19 +2,6 @@ import math
 
 import pytest
 import torch
-from datasets import (
-    INDICES_OF,
-    Augmented,
-    Fetched,
-    Labelled,
-    Numbers,
-    Stream,
-    Structured,
-    Tagged,
-    Uneven,
-    collate_to_text,
-    tag_with_worker,
-)
 from laws import (
     CONFIGURATION_IDS,
     CONFIGURATIONS,
@@ -26,6 +13,19 @@ from laws import (
     snapshot,
     steady_losses,
     through_file,
+)
+from sample_sets import (
+    INDICES_OF,
+    Augmented,
+    Fetched,
+    Labelled,
+    Numbers,
+    Stream,
+    Structured,
+    Tagged,
+    Uneven,
+    collate_to_text,
+    tag_with_worker,
 )
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
@@ -592,7 +592,7 @@ class TestResume:
             (lambda state: state.pop("epoch"), r"missing \['epoch'\]"),
             (lambda state: state.update(epoch=1.0), r"\['epoch'\]` must be of type int; got float"),
             (lambda state: state.update(more=1), r"unknown \['more'\]"),
-            (lambda state: state.update(worker_epoch=-1), r"\['worker_epoch'\]` must be at least 0"),
+            (lambda state: state.update(worker_epoch=-2), r"\['worker_epoch'\]` must be at least -1"),
             (lambda state: state["pending"].pop("draws"), r"missing \['draws'\]"),
             (lambda state: state["pending"]["draws"][0].pop("weights"), r"missing \['weights'\]"),
             (lambda state: state["sampler"]["drawer"]["proposal"].pop("tree"), r"missing \['tree'\]"),

@@ -109,7 +109,7 @@ class TestTrain:
             scripts("configuration").Config("digits", gain=True)
 
     def test_the_step_schedule_falls_to_a_tenth_at_half_and_three_quarters(self, scripts):
-        schedule = scripts("training").StepSchedule(8)
+        schedule = scripts("optimization").StepSchedule(8)
         expected = pytest.approx([1] * 4 + [0.1] * 2 + [0.01] * 3)
         assert [schedule(step) for step in range(9)] == expected
         assert [schedule(step) for step in np.arange(9)] == expected
@@ -229,7 +229,7 @@ class TestTasks:
         path = tmp_path / "labels.gz"
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"labels\.gz is damaged \(.+\)\. Get it anew"):
-            scripts("fashion_mnist").read_idx(path)
+            scripts("idx").read_idx(path)
 
     def test_says_in_one_line_how_to_get_missing_data(self, scripts, tmp_path, monkeypatch):
         fashion_mnist = scripts("fashion_mnist")
@@ -247,13 +247,11 @@ class TestTasks:
             fashion_mnist.find(tmp_path)
 
     def test_unknown_task(self, scripts):
-        with pytest.raises(
-            ValueError, match="must be one of digits, fashion-mnist, noise, outliers, shuttle; got 'mnist'"
-        ):
-            scripts("tasks").load_task("mnist")
+        with pytest.raises(ValueError, match=r"must be one of cifar-10, .*, kjv, .*, shuttle; got 'imagenet'"):
+            scripts("tasks").load_task("imagenet")
 
 
-@pytest.mark.parametrize("model", ["paper", "small-cnn", "mlp"])
+@pytest.mark.parametrize("model", ["paper", "small-cnn", "mlp", "resnet-18"])
 @pytest.mark.parametrize("input_shape", [(1, 28, 28), (1, 8, 8)])
 def test_every_network_takes_images_of_either_size(scripts, model, input_shape):
     network = scripts("models").build_model(model, input_shape, 10)
@@ -261,8 +259,8 @@ def test_every_network_takes_images_of_either_size(scripts, model, input_shape):
 
 
 def test_class_errors_by_hand(scripts):
-    logits = torch.eye(3)[[0, 1, 1, 1]]
-    assert scripts("evaluation").class_errors(logits, torch.tensor([0, 0, 1, 0])) == [2 / 3, 0.0, None]
+    predictions, targets = torch.tensor([0, 1, 1, 1]), torch.tensor([0, 0, 1, 0])
+    assert scripts("evaluation").class_errors(predictions, targets, 3) == [2 / 3, 0.0, None]
 
 
 def test_methods_of_a_seed_start_from_the_same_weights(scripts):
@@ -273,6 +271,20 @@ def test_methods_of_a_seed_start_from_the_same_weights(scripts):
     trainings = [scripts("training").Training(replace(config, predictor=name), task) for name in ("uniform", "lstm")]
     weights = [torch.cat([value.flatten() for value in training.model.parameters()]) for training in trainings]
     assert torch.equal(*weights)
+
+
+def test_batch_normalisation_is_weighted_by_the_draw_whatever_k(scripts):
+    config, task = (
+        scripts("configuration").Config("digits", "last-loss", model="resnet-18", k=0.5),
+        scripts("tasks").load_task("digits"),
+    )
+    training = scripts("training").Training(config, task)
+    images, shares = task.train.inputs[:3], torch.tensor([0.5, 0.3, 0.2])
+    training._logits(images, SimpleNamespace(probabilities=1 / shares.double()))
+    means = training.model[0](images).mean((2, 3))
+    torch.testing.assert_close(training.model[1].running_mean, 0.1 * shares @ means)
+    plain = scripts("training").Training(replace(config, predictor="uniform", k=1), task)
+    assert type(plain.model[1]) is torch.nn.BatchNorm2d
 
 
 def test_captured_by_hand(scripts):

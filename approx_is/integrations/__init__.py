@@ -1,0 +1,1 @@
+"""At home in training frameworks: a module for each, which imports it; nothing else does."""
