@@ -33,6 +33,7 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy tests/typed_user.py
 
 bench: $(READY)
 	$(BIN)/python scripts/benchmark_sum_tree.py --preset short --out runs/bench

@@ -98,10 +98,12 @@ class ScoringPredictor(Predictor, Protocol):
 
 
 class PredictorFactory(Protocol):
-    """Builds a predictor; a predictor class is one."""
+    """Builds a predictor; a predictor class is one.
 
-    def __call__(
-        self, history: Any, labels: Tensor | None, num_classes: int, generator: Any, /, **options: Any
-    ) -> Predictor:
-        """Build from the `LossHistory`, integer labels [N] or None, number of classes and a private CPU generator."""
+    It is called as `factory(history, labels, num_classes, generator, **options)`, with the `LossHistory`, integer
+    labels [N] or None, the number of classes and a private CPU generator; the options are those of `predictor_options`.
+    """
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Predictor:  # typed so that each may name its own options
+        """Build the predictor."""
         ...

@@ -1,4 +1,4 @@
-"""Importance sampling around a DataLoader: the four lines that a training loop changes."""
+"""Importance sampling around a DataLoader: the few lines that a training loop changes."""
 
 from __future__ import annotations
 

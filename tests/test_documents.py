@@ -10,14 +10,17 @@ from torch.utils.data import DataLoader, TensorDataset
 from world import run_on_ranks
 
 from approx_is import ApproxSampler, registry
+from approx_is.integrations.sample_losses import sample_losses
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
     "README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
+    "docs/frameworks.md",
     "docs/performance.md",
     "docs/scaling.md",
+    "docs/tasks.md",
     "scripts/data/README.md",
 ]
 
@@ -92,6 +95,48 @@ def test_the_predictor_of_contributing_draws(monkeypatch):
             sampler.update(draw, batch)
     probabilities = sampler.probabilities()
     assert probabilities[19] > probabilities[1]
+
+
+def test_sequences_and_regression_train_as_tasks_say(training):
+    sequences, regression = python_blocks("docs/tasks.md")
+    exec(sequences, training)
+    logits, labels = torch.randn(2, 3, 4), torch.tensor([[0, 1, 2], [3, -100, -100]])
+    expected = sample_losses(logits, labels)
+    torch.testing.assert_close(training["sequence_losses"](logits, labels), expected)
+    inputs = training["train_set"].tensors[0]
+    training["loader"] = DataLoader(TensorDataset(inputs, inputs[:, :2]), batch_size=100)
+    exec(regression, training)
+    assert training["sampler"].metrics()["step"] == 3
+
+
+@pytest.mark.xdist_group("lightning")
+@pytest.mark.filterwarnings("default")
+def test_lightning_trains_as_frameworks_say(training, tmp_path, monkeypatch):
+    pytest.importorskip("lightning.pytorch", reason="the extra `lightning` is not installed")
+    monkeypatch.chdir(tmp_path)
+    training["loader"] = DataLoader(training["train_set"], batch_size=100)
+    exec(python_blocks("docs/frameworks.md")[0], training)
+    assert training["approx"].sampler.metrics()["step"] == 6
+
+
+@pytest.mark.xdist_group("transformers")
+@pytest.mark.filterwarnings("default")
+def test_transformers_and_accelerate_begin_as_frameworks_say(training):
+    pytest.importorskip("transformers", reason="the extra `transformers` is not installed")
+    training["loader"] = DataLoader(training["train_set"], batch_size=100)
+    _, trainer, accelerate = python_blocks("docs/frameworks.md")
+    exec(trainer, training)
+    exec(accelerate, training)
+    assert training["ImportanceTrainer"].create_sampler(None, training["loader"]).num_samples == 300
+    assert training["accelerator"]._custom_objects == [training["sampler"]]
+
+
+def test_the_versions_of_the_readme_are_those_that_tests_run_with():
+    readme, pinned = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "constraints.txt"))
+    names = {"PyTorch": "torch", "Lightning": "lightning", "Transformers": "transformers", "Accelerate": "accelerate"}
+    for title, name in names.items():
+        (version,) = re.findall(rf"^\| {title} \| ([\d.]+) \|", readme, re.MULTILINE)
+        assert f"\n{name}=={version}\n" in pinned
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

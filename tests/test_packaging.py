@@ -17,13 +17,6 @@ needs_setuptools = pytest.mark.skipif(
     importlib.util.find_spec("setuptools") is None, reason="building without isolation takes setuptools"
 )
 
-ELSEWHERE = """
-from approx_is.predictors import UniformPredictor
-
-class Elsewhere(UniformPredictor):
-    pass
-"""
-
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
@@ -50,6 +43,7 @@ def test_the_wheel_holds_the_predictors_within_the_package(wheel):
         names = set(archive.namelist())
     assert {f"approx_is/predictors/{path.name}" for path in (ROOT / "predictors").glob("*.py")} <= names
     assert {f"approx_is/{path.name}" for path in (ROOT / "approx_is").glob("*.py")} <= names
+    assert {f"approx_is/integrations/{path.name}" for path in (ROOT / "approx_is/integrations").glob("*.py")} <= names
     assert "approx_is/py.typed" in names
     folders = {name.split("/")[0] for name in names}
     assert {folder for folder in folders if not folder.endswith(".dist-info")} == {"approx_is"}
@@ -76,13 +70,28 @@ print(approx_is.__file__, lstm.__file__, len(sampler.draw()))
     assert done.stdout.split() == [str(package / "__init__.py"), str(package / "predictors" / "lstm.py"), "4"]
 
 
+@needs_setuptools
 def test_another_package_adds_a_predictor_by_entry_point(tmp_path, monkeypatch):
-    (tmp_path / "elsewhere_predictors.py").write_text(ELSEWHERE)
-    metadata = tmp_path / "elsewhere_predictors-1.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: elsewhere-predictors\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text("[approx_is.predictors]\nelsewhere = elsewhere_predictors:Elsewhere\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    assert "elsewhere" in available_predictors()
-    sampler = ImportanceSampler(4, 2, predictor="elsewhere")
-    assert sampler.state_dict()["predictor_class"] == "Elsewhere"
+    source = shutil.copytree(ROOT / "tests" / "trend_package", tmp_path / "source")
+    command = [sys.executable, "-m", "pip", "install", str(source), "--no-deps", "--no-build-isolation", "--no-index"]
+    command += ["--quiet", "--disable-pip-version-check", "--target", str(tmp_path / "installed")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    monkeypatch.syspath_prepend(tmp_path / "installed")
+    assert "trend" in available_predictors()
+    sampler = ImportanceSampler(20, 4, predictor="trend", gate=None)
+    for _ in range(15):  # the fifteenth draw is of the third epoch: every sample was seen twice or so
+        draw = sampler.draw()
+        sampler.update(draw, draw.indices.float())
+    assert sampler.state_dict()["predictor_class"] == "TrendPredictor"
+    probabilities = sampler.probabilities()
+    assert probabilities[19] > 2 * probabilities[0]
+
+
+def test_the_package_is_what_contributing_shows():
+    package = ROOT / "tests" / "trend_package"
+    code = (package / "trend_predictor.py").read_text(encoding="utf-8").split("\n\n\n", 1)[1]
+    contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert code in contributing
+    assert '[project.entry-points."approx_is.predictors"]' in contributing
+    assert "def " in code

@@ -19,9 +19,9 @@ EPOCH = -(-SIZE // BATCH)
 def make_accelerator():
     accelerate = pytest.importorskip("accelerate", reason="the extra `transformers` is not installed")
 
-    def make():
+    def make(**options):
         accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
-        return accelerate.Accelerator(cpu=True)
+        return accelerate.Accelerator(cpu=True, **options)
 
     yield make
     accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
@@ -40,10 +40,11 @@ def train(accelerator, model, optimizer, sampler, steps, save=None):
     seen = []
     while True:
         for (x, y), draw in sampler:
-            losses = F.cross_entropy(model(x), y, reduction="none")
-            optimizer.zero_grad()
-            accelerator.backward(draw.weighted_mean(losses))
-            optimizer.step()
+            with accelerator.accumulate(model), accelerator.autocast():
+                losses = F.cross_entropy(model(x), y, reduction="none")
+                accelerator.backward(draw.weighted_mean(losses))
+                optimizer.step()
+                optimizer.zero_grad()
             sampler.update(draw, losses)
             seen.append(draw.indices.tolist())
             step = int(sampler.metrics()["step"])
@@ -67,6 +68,17 @@ def test_goes_on_bit_by_bit_from_the_middle_of_an_epoch(make_accelerator, tmp_pa
     assert train(accelerator, resumed_model, resumed_optimizer, resumed, steps) == seen[at:]
     assert_same(resumed_model.state_dict(), model.state_dict())
     assert_same(resumed.state_dict()["sampler"], state["sampler"])
+
+
+def test_mixed_precision_and_accumulation(make_accelerator):
+    accelerator = make_accelerator(mixed_precision="bf16", gradient_accumulation_steps=2)
+    model, optimizer, sampler = prepare(accelerator, 0)
+    before = [parameter.clone() for parameter in model.parameters()]
+    train(accelerator, model, optimizer, sampler, 1)  # the first of two micro-batches
+    assert all(torch.equal(one, other) for one, other in zip(before, model.parameters(), strict=True))
+    train(accelerator, model, optimizer, sampler, 2 * EPOCH)
+    assert not any(torch.equal(one, other) for one, other in zip(before, model.parameters(), strict=True))
+    assert sampler.metrics()["coverage"] == 1
 
 
 def test_a_prepared_loader_is_refused_with_the_remedy(make_accelerator):

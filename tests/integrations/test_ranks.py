@@ -119,13 +119,33 @@ def with_transformers(folder):
     return {name.removeprefix("network."): value for name, value in trainer.model.state_dict().items()}
 
 
+def with_accelerate(folder):
+    from accelerate import Accelerator
+
+    pretend_torchrun()
+    accelerator = Accelerator(cpu=True)
+    assert accelerator.num_processes == RANKS
+    model = network()
+    in_step, optimizer = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    together = sampler(loader(batch_size=TOGETHER // RANKS))
+    for _ in range(STEPS * TOGETHER // SIZE):
+        for (x, y), draw in together:
+            losses = F.cross_entropy(in_step(x), y, reduction="none")
+            optimizer.zero_grad()
+            accelerator.backward(draw.weighted_mean(losses))
+            optimizer.step()
+            together.update(draw, losses)
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
 @pytest.mark.parametrize(
     ("function", "module"),
     [
         pytest.param(with_lightning, "lightning", marks=pytest.mark.xdist_group("lightning")),
         pytest.param(with_transformers, "transformers", marks=pytest.mark.xdist_group("transformers")),
+        pytest.param(with_accelerate, "accelerate", marks=pytest.mark.xdist_group("transformers")),
     ],
-    ids=["lightning", "transformers"],
+    ids=["lightning", "transformers", "accelerate"],
 )
 def test_two_processes_train_as_one(tmp_path, function, module):
     pytest.importorskip(module, reason=f"the extra `{module}` is not installed")

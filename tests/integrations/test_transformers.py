@@ -144,6 +144,18 @@ class TestTraining:
         trainer.train()
         assert trainer.sampler.metrics()["step"] == EPOCH
 
+    def test_in_mixed_precision_losses_are_single(self, make_trainer):
+        seen = []
+
+        def importance(self, outputs, labels, losses):
+            seen.append((outputs.logits.dtype, losses.dtype))
+            return losses.detach()
+
+        trainer = make_trainer(hooks={"importance": importance}, bf16=True, num_train_epochs=1)
+        trainer.train()
+        assert {losses for _, losses in seen} == {torch.float32}
+        assert trainer.sampler.metrics()["step"] == EPOCH
+
     def test_logs_the_metrics_with_the_loss(self, make_trainer):
         trainer = make_trainer(logging_strategy="steps", logging_steps=EPOCH)
         trainer.train()
