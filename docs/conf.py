@@ -84,6 +84,8 @@ NAVIGATION = """
 :hidden:
 
 docs/api/index
+docs/frameworks
+docs/tasks
 docs/performance
 docs/scaling
 CONTRIBUTING

@@ -19,13 +19,15 @@ scaler = torch.amp.GradScaler(device, enabled=device == "cuda")  # for float16; 
 loader = DataLoader(train_set, batch_size=128, shuffle=True, drop_last=True)
 sampler = ApproxSampler(loader, predictor="last-loss", k=0.5, labels=train_set.tensors[1])
 
+step = 0
 for epoch in range(2):
-    for step, ((x, y), draw) in enumerate(sampler, start=1):
+    for (x, y), draw in sampler:
         x, y = x.to(device), y.to(device)
         with torch.autocast(device, dtype=torch.float16 if device == "cuda" else torch.bfloat16):
             losses = F.cross_entropy(model(x), y, reduction="none")
         scaler.scale(draw.weighted_mean(losses) / ACCUMULATE).backward()
         sampler.update(draw, losses)  # the losses as they are, not scaled
+        step += 1
         if step % ACCUMULATE == 0:
             scaler.unscale_(optimizer)
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -1,5 +1,7 @@
-# make env && .venv/bin/torchrun --nproc-per-node 2 examples/ddp.py
+# make env && .venv/bin/torchrun --standalone --nproc-per-node 2 examples/ddp.py
 """Several processes: each wraps a loader of its own, without a DistributedSampler, and all draw together."""
+
+import os
 
 import torch
 import torch.distributed as dist
@@ -11,7 +13,7 @@ from approx_is import ApproxSampler
 from data import error, network, shuttle
 
 dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-device = torch.device("cuda", dist.get_rank()) if torch.cuda.is_available() else torch.device("cpu")
+device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if torch.cuda.is_available() else torch.device("cpu")
 
 train_set, test_set = shuttle()
 model = network().to(device)

@@ -30,6 +30,7 @@ WORLDS = (2, 3)
 DIFFERENT = {"refresh": (0.5, 1.0), "smoothing": (0.1, 5.0), "drop_last": (False, True), "gate": ("auto", None)}
 """Arguments that two ranks do not agree on."""
 
+pytestmark = pytest.mark.xdist_group("ranks")  # in one process, for fixtures train all cases once
 each_world = pytest.mark.parametrize("size", WORLDS)
 
 

@@ -65,3 +65,8 @@ def test_the_table_of_predictors_has_each_name(no_registrations):
     assert sorted(table) == available_predictors()
     for name, predictor in table.items():
         assert approx_is.registry.resolve_predictor(name) is getattr(predictors, predictor)
+
+
+def test_every_page_is_in_the_navigation():
+    configuration = (ROOT / "docs" / "conf.py").read_text(encoding="utf-8")
+    assert [page.stem for page in (ROOT / "docs").glob("*.md") if f"\ndocs/{page.stem}\n" not in configuration] == []

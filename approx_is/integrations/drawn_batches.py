@@ -22,15 +22,13 @@ class DrawnBatches(IterableDataset[Any]):
     The trainer resumes by skipping the batches that it has done, and what it skips is not drawn again: there are
     placeholders for it.
 
-    Args:
-        sampler: draws them.
-
     Attributes:
+        sampler: draws them.
         num_skipped: placeholders to hand out before the next batch.
     """
 
     def __init__(self, sampler: ApproxSampler) -> None:
-        self._sampler = sampler
+        self.sampler = sampler
         self.num_skipped = 0
 
     def as_loader(self) -> DataLoader[Any]:
@@ -39,7 +37,7 @@ class DrawnBatches(IterableDataset[Any]):
 
     def __len__(self) -> int:
         """Return the number of batches an epoch."""
-        return len(self._sampler)
+        return len(self.sampler)
 
     def __iter__(self) -> Iterator[Any]:
         """Iterate over placeholders, and the rest of the epoch.
@@ -50,7 +48,7 @@ class DrawnBatches(IterableDataset[Any]):
         for _ in range(self.num_skipped):
             yield {}
         self.num_skipped = 0
-        for batch, draw in self._sampler:
+        for batch, draw in self.sampler:
             if not isinstance(batch, dict) and not hasattr(batch, "keys"):
                 raise TypeError(
                     f"`data_collator` must return a dict of model inputs; got {type(batch).__name__}. "
@@ -68,8 +66,13 @@ def plain_loader(loader: DataLoader[Any], *, drop_last: bool) -> DataLoader[Any]
         drop_last: whether to leave out a last batch smaller than the others.
 
     Raises:
-        ValueError: its batches are not of one size.
+        ValueError: its batches are not of one size, or are divided among processes.
     """
+    if getattr(loader.batch_sampler, "split_batches", False) and getattr(loader.batch_sampler, "num_processes", 1) > 1:
+        raise ValueError(
+            "`split_batches` must be False: batches are those of one process, per_device_train_batch_size samples. "
+            "Leave it out of accelerator_config."
+        )
     batch_size = getattr(loader.batch_sampler, "batch_size", None)
     if batch_size is None:
         raise ValueError(

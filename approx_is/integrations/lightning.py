@@ -41,7 +41,8 @@ class ApproxCallback(Callback):
     The sampler's state is part of the trainer's checkpoints, in the middle of an epoch too, and `fit(ckpt_path=...)`
     goes on bit by bit. Its metrics are logged after each epoch, as `approx_is/...`. Gradient accumulation, mixed
     precision, `limit_train_batches` and validation within epochs need nothing else. A step skipped by returning None
-    is not learned from.
+    is not learned from. `overfit_batches` has no meaning here, and `shard=True` is refused, since a trainer keeps the
+    state of its first process only. Callbacks of your own that save in `on_train_batch_end` come after this one.
 
     Args:
         sampler: the sampler, or a function that returns it. With several processes it must be a function, which is
@@ -74,7 +75,7 @@ class ApproxCallback(Callback):
 
         Raises:
             TypeError: the function returned something else.
-            ValueError: there are several processes, and the sampler was made before they knew.
+            ValueError: there are several processes, and the sampler was made before they knew; or it is sharded.
         """
         if stage != "fit":
             return
@@ -88,6 +89,16 @@ class ApproxCallback(Callback):
                 )
         elif not self.batches.is_ready:
             self.batches.fill(self._make_sampler())
+        if self.sampler.is_sharded:
+            raise ValueError(
+                "`ApproxSampler(shard=...)` must be False with Lightning, whose checkpoints hold the state of the "
+                "first process only. Leave it out; history_dtype=torch.float16 and history_path save memory, too."
+            )
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Forget the trainer."""
+        self.batches.has_callback = False
+        self.batches.num_batches = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check what the trainer was handed.
@@ -121,8 +132,9 @@ class ApproxCallback(Callback):
                 f"`{type(pl_module).__name__}` must leave batches as pairs of batch and draw; got "
                 f"{type(batch).__name__}. Change the first only, in `transfer_batch_to_device` too."
             )
-        if outputs is None or (isinstance(outputs, Mapping) and not outputs):
-            return
+        is_empty = outputs is None or (isinstance(outputs, Mapping) and not outputs)
+        if is_empty and pl_module.automatic_optimization:
+            return  # a step that was skipped
         if not isinstance(outputs, Mapping) or OBSERVED not in outputs:
             found = list(outputs) if isinstance(outputs, Mapping) else type(outputs).__name__
             raise ValueError(
@@ -147,7 +159,7 @@ class ApproxCallback(Callback):
         Raises:
             ValueError: it is of another sampler.
         """
-        if self.batches.is_ready and state_dict:
+        if self.batches.has_callback and state_dict:
             self.sampler.load_state_dict(state_dict)
 
 

@@ -52,7 +52,7 @@ def sample_losses(
     labels = labels.to(logits.device)
     if is_regression:
         wanted = labels.to(logits.dtype)
-        wanted = wanted.view_as(logits) if wanted.numel() == logits.numel() else wanted
+        wanted = wanted.unsqueeze(-1) if wanted.shape == logits.shape[:-1] and logits.shape[-1] == 1 else wanted
         _check_shape(wanted, logits.shape)
         return (logits - wanted).square().flatten(1).mean(1)
     if labels.is_floating_point():

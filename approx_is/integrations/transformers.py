@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
 from approx_is.integrations.drawn_batches import DRAW_KEY, DrawnBatches, plain_loader
+from approx_is.integrations.own_loss import OVERRIDE, find_shift, is_regression
 from approx_is.integrations.sample_losses import sample_losses
 from approx_is.sampler import ApproxSampler
 
@@ -24,9 +26,6 @@ __all__ = ["ApproxTrainerCallback", "ApproxTrainerMixin"]
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "approx_is.pt"
-LOSSES = ("Classification", "ForMaskedLM", "ForCausalLM", "ForConditionalGeneration")
-"""Ends of the names of losses, `model.loss_type`, that have a label for each sample or position."""
-
 if TYPE_CHECKING:
     _Trainer = Trainer
 else:
@@ -50,11 +49,13 @@ class ApproxTrainerMixin(_Trainer):
     Losses of samples are computed from the model's `logits` for sequence, image and token classification, single- or
     multi-label, for regression, and for causal and masked language models. The loss of a sequence is the mean over its
     labels that are not -100, see `approx_is.integrations.sample_losses`: sequences weigh the same, where the trainer
-    alone weighs tokens the same. For other models override `sample_losses`; to observe something else than the losses,
-    `importance`.
+    alone weighs tokens the same. With the first batch the model is asked for its own loss, too: if that is made of
+    something else than the labels, as with an auxiliary loss, training stops with an error. For such models override
+    `sample_losses`; to observe something else than the losses, `importance`. What is logged as the training loss is
+    weighted. Each call of `train` makes a sampler of its own.
 
     Attributes:
-        sampler: that of the training under way, or the last one; None before.
+        sampler: that of the training under way, or the last one; None before the first.
 
     Raises:
         TypeError: there is no `Trainer` to mix into, after this class.
@@ -79,6 +80,8 @@ class ApproxTrainerMixin(_Trainer):
         self.sampler: ApproxSampler | None = None
         self._resume_folder: Path | None = None
         self._train_loader: DataLoader[Any] | None = None
+        self._is_shifted: bool | None = None  # not known before the first batch
+        self._inputs: dict[str, Any] = {}  # those of the batch under way
         self.add_callback(ApproxTrainerCallback(self))
 
     def create_sampler(self, loader: DataLoader[Any]) -> ApproxSampler:
@@ -98,30 +101,21 @@ class ApproxTrainerMixin(_Trainer):
             labels: the batch's; a tuple where `TrainingArguments.label_names` has several.
 
         Raises:
-            TypeError: the model's loss is not one that this knows.
+            TypeError: there are no logits and labels, or the model's own loss is not made of them alone.
         """
-        config = getattr(model, "config", None)
-        loss_type = getattr(model, "loss_type", None)
-        is_known = loss_type is None or loss_type.endswith(LOSSES)
         logits = outputs.get("logits") if isinstance(outputs, dict) else None
-        if not is_known or not isinstance(logits, Tensor) or not isinstance(labels, Tensor):
-            raise TypeError(
-                f"`{type(model).__name__}` has no logits and labels that losses of samples could be made of. "
-                "Override `sample_losses(model, outputs, labels)` to return them, of shape [batch size]."
-            )
-        problem = getattr(config, "problem_type", None)
-        return sample_losses(
-            logits,
-            labels,
-            is_regression=problem == "regression" or (problem is None and getattr(config, "num_labels", None) == 1),
-            is_shifted=logits.ndim > 2 and _shifts_labels(model),
-            label_smoothing=self.args.label_smoothing_factor,
-        )
+        if not isinstance(logits, Tensor) or not isinstance(labels, Tensor):
+            raise TypeError(f"`{type(model).__name__}` must return logits, and have a tensor of labels. {OVERRIDE}")
+        options = {"is_regression": is_regression(model, logits, labels)}
+        if self._is_shifted is None:
+            self._is_shifted = find_shift(model, self._inputs, logits, labels, **options)
+        smoothing = self.args.label_smoothing_factor
+        return sample_losses(logits, labels, is_shifted=bool(self._is_shifted), label_smoothing=smoothing, **options)
 
     def importance(self, outputs: Any, labels: Tensor, losses: Tensor) -> Tensor:
         """Return what the sampler is to observe of each sample, [B]: the losses.
 
-        For classification with k = 1 override it to return `upper_bound(outputs.logits, labels)`.
+        For classification of samples with k = 1 override it to return `upper_bound(outputs.logits, labels)`.
         """
         return losses.detach()
 
@@ -135,31 +129,35 @@ class ApproxTrainerMixin(_Trainer):
             ValueError: that loader does not fit, see `ApproxSampler`.
         """
         loader = super().get_train_dataloader()
-        plain = plain_loader(loader, drop_last=self.args.dataloader_drop_last)
-        self.sampler = self.create_sampler(plain)
-        if not isinstance(self.sampler, ApproxSampler):
+        sampler = self.create_sampler(plain_loader(loader, drop_last=self.args.dataloader_drop_last))
+        if not isinstance(sampler, ApproxSampler):
             raise TypeError(
-                f"`create_sampler(loader)` must return an ApproxSampler; got {type(self.sampler).__name__}. "
+                f"`create_sampler(loader)` must return an ApproxSampler; got {type(sampler).__name__}. "
                 "Return ApproxSampler(loader, ...)."
             )
-        batches = DrawnBatches(self.sampler)
+        batches = DrawnBatches(sampler)
         if self._resume_folder is not None:
-            self._restore(self.sampler, batches, self._resume_folder)
+            self._restore(batches, self._resume_folder)
         self._train_loader = batches.as_loader()
         return self._train_loader
 
     def num_examples(self, dataloader: DataLoader[Any]) -> int:
         """Return the number of samples behind a loader."""
-        if self.sampler is not None and dataloader is self._train_loader:
-            return self.sampler.num_samples
+        if isinstance(dataloader.dataset, DrawnBatches):
+            return dataloader.dataset.sampler.num_samples
         return int(super().num_examples(dataloader))
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+    def train(
+        self, resume_from_checkpoint: str | os.PathLike[str] | bool | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
         """Train; arguments and result as of `Trainer.train`."""
+        if isinstance(resume_from_checkpoint, os.PathLike):
+            resume_from_checkpoint = os.fspath(resume_from_checkpoint)
         folder = resume_from_checkpoint
         if folder is True:
             folder = _last_checkpoint(self.args.output_dir)
         self._resume_folder = Path(folder) if isinstance(folder, str) else None
+        self._is_shifted = None
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def compute_loss(
@@ -183,7 +181,11 @@ class ApproxTrainerMixin(_Trainer):
         without_labels = dict(inputs)
         labels = _pop_labels(without_labels, self.label_names)
         outputs = model(**(inputs if _is_encoder_decoder(inner) else without_labels))  # what a decoder reads are labels
-        losses = self.sample_losses(inner, outputs, labels)
+        self._inputs = inputs
+        try:
+            losses = self.sample_losses(inner, outputs, labels)
+        finally:
+            self._inputs = {}
         loss = draw.weighted_mean(losses)
         assert self.sampler is not None
         self.sampler.update(draw, self.importance(outputs, labels, losses))
@@ -196,15 +198,32 @@ class ApproxTrainerMixin(_Trainer):
             logs |= {f"approx_is_{name}": value for name, value in metrics.items() if math.isfinite(value)}
         super().log(logs, *args, **kwargs)
 
-    def _restore(self, sampler: ApproxSampler, batches: DrawnBatches, folder: Path) -> None:
+    def _restore(self, batches: DrawnBatches, folder: Path) -> None:
+        sampler = batches.sampler
         file = folder / _state_file(sampler)
         if not file.is_file():
             logger.warning("%s is not there: the sampler has forgotten what was trained before.", file)
             return
         sampler.load_state_dict(torch.load(file, weights_only=True))
-        if self.args.ignore_data_skip or sampler.num_taken == len(sampler):
+        done = 0 if sampler.num_taken == len(sampler) else sampler.num_taken
+        skipped = self._num_skipped(len(sampler), folder)
+        if done != skipped and not self.args.ignore_data_skip:
+            logger.warning(
+                "%s is of %d batches into an epoch, and the trainer goes on after %d: was it another batch size or "
+                "accumulation? The sampler keeps what it learned, and begins an epoch.",
+                *(file, done, skipped),
+            )
+        if done != skipped or done == 0:
             sampler.begin_epoch()
-        batches.num_skipped = sampler.num_taken
+        batches.num_skipped = skipped
+
+    def _num_skipped(self, num_batches: int, folder: Path) -> int:
+        """Return how many batches of an epoch the trainer will skip, as it computes it."""
+        if self.args.ignore_data_skip:
+            return 0
+        step = TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME)).global_step
+        accumulated = self.args.gradient_accumulation_steps
+        return int(step % max(1, math.ceil(num_batches / accumulated))) * accumulated
 
 
 class ApproxTrainerCallback(TrainerCallback):
@@ -220,13 +239,16 @@ class ApproxTrainerCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Check that the trainer trains on what it was given.
+        """Take the sampler of this training, and check that the trainer trains on what it was given.
 
         Raises:
             ValueError: the loader was prepared again, or another one took its place.
         """
-        if kwargs.get("train_dataloader") is not self._trainer._train_loader:
+        loader = self._trainer._train_loader
+        batches = None if loader is None else loader.dataset
+        if kwargs.get("train_dataloader") is not loader or not isinstance(batches, DrawnBatches):
             raise ValueError(_NOT_OURS)
+        self._trainer.sampler = batches.sampler
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Write the state beside the trainer's, one file, or one of each process that has samples of its own."""
@@ -255,13 +277,14 @@ def _pop_labels(inputs: dict[str, Any], names: list[str]) -> Any:
     found = [inputs.pop(name) for name in names if inputs.get(name) is not None]
     if not found:
         raise ValueError(
-            f"`inputs` must have labels, named {' or '.join(names)}; got {sorted(inputs)}. Let the collator return "
-            "them; if they are named otherwise, say so by TrainingArguments(label_names=[...])."
+            f"`inputs` must have labels, named one of {names}; got {sorted(inputs)}. Let the collator return them; "
+            "if they are named otherwise, say so by TrainingArguments(label_names=[...])."
         )
     return found[0] if len(found) == 1 else tuple(found)
 
 
 def _innermost(model: nn.Module) -> nn.Module:
+    model = getattr(model, "_orig_mod", model)  # of torch.compile
     unwrap = getattr(model, "get_base_model", None)  # of an adapter
     base: nn.Module = model if unwrap is None else unwrap()
     return base
@@ -269,13 +292,6 @@ def _innermost(model: nn.Module) -> nn.Module:
 
 def _is_encoder_decoder(model: nn.Module) -> bool:
     return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
-
-
-def _shifts_labels(model: nn.Module) -> bool:
-    is_causal = getattr(model, "loss_type", None) in ("ForCausalLM", "ForConditionalGeneration")
-    names = {base.__name__ for base in type(model).__mro__}
-    is_causal = is_causal or not names.isdisjoint(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
-    return is_causal and not _is_encoder_decoder(model)
 
 
 def _state_file(sampler: ApproxSampler) -> str:

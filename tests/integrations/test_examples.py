@@ -54,7 +54,7 @@ def run(name, monkeypatch, capsys):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_says_how_to_run_it_in_its_first_line(name):
-    launcher = r"(python|torchrun --nproc-per-node 2)"
+    launcher = r"(python|torchrun --standalone --nproc-per-node 2)"
     assert re.fullmatch(rf"# make env && \.venv/bin/{launcher} examples/{re.escape(name)}", first_line(name))
 
 

@@ -200,6 +200,21 @@ class TestResume:
         assert resumed.seen == whole.seen[2 * EPOCH :]
         assert_same(resumed.state_dict(), whole.state_dict())
 
+    @pytest.mark.filterwarnings("ignore:.*no .val_dataloader.")
+    def test_validation_of_a_checkpoint_does_not_turn_the_sampler_back(
+        self, integration, make_module, make_trainer, tmp_path
+    ):
+        approx = integration.ApproxCallback(sampler())
+        module = make_module()
+        type(module).validation_step = lambda module, batch, batch_idx: None
+        trainer = make_trainer(approx, max_epochs=1)
+        trainer.fit(module, approx.batches)
+        trainer.save_checkpoint(tmp_path / "first.ckpt")
+        trainer.fit_loop.max_epochs = 2
+        trainer.fit(module, approx.batches)
+        trainer.validate(module, loader(), ckpt_path=tmp_path / "first.ckpt")
+        assert approx.sampler.metrics()["step"] == 2 * EPOCH
+
 
 class TestMisuse:
     @pytest.mark.parametrize(
@@ -247,6 +262,29 @@ class TestMisuse:
         approx = integration.ApproxCallback(sampler())
         with pytest.raises(TypeError, match=r"must leave batches as pairs of batch and draw; got (list|tuple)"):
             make_trainer(approx).fit(module, approx.batches)
+
+    def test_batches_of_a_callback_that_an_earlier_trainer_had(self, integration, make_module, make_trainer):
+        approx = integration.ApproxCallback(sampler())
+        make_trainer(approx, max_epochs=1).fit(make_module(), approx.batches)
+        with pytest.raises(RuntimeError, match=r"ApproxCallback.*Trainer\(callbacks=\[callback\]\)"):
+            make_trainer(max_epochs=1).fit(make_module(), approx.batches)
+
+    def test_manual_optimization_that_returns_nothing(self, integration, make_module, make_trainer):
+        def step(module, batch):
+            (x, y), draw = batch
+            module.manual_backward(draw.weighted_mean(F.cross_entropy(module.network(x), y, reduction="none")))
+
+        module = make_module(step)
+        module.automatic_optimization = False
+        approx = integration.ApproxCallback(sampler())
+        with pytest.raises(ValueError, match=r"training_step` must return the loss of each sample"):
+            make_trainer(approx).fit(module, approx.batches)
+
+    def test_a_sampler_of_a_shard(self, integration, make_module, make_trainer, monkeypatch):
+        monkeypatch.setattr(ApproxSampler, "is_sharded", True)
+        approx = integration.ApproxCallback(sampler())
+        with pytest.raises(ValueError, match=r"shard=.*must be False with Lightning.*first process only"):
+            make_trainer(approx).fit(make_module(), approx.batches)
 
     @pytest.mark.parametrize("wrong", [loader(), "lstm"], ids=["loader", "name"])
     def test_no_sampler(self, integration, wrong):

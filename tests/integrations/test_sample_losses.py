@@ -73,8 +73,10 @@ def test_half_precision_is_computed_in_single():
         ((4, 3), torch.zeros(5, dtype=torch.int64)),
         ((4, 6, 3), torch.zeros(4, dtype=torch.int64)),
         ((4, 3), torch.zeros(4, 2)),
+        ((4, 3), torch.zeros(3, 4)),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(outputs, labels):
-    with pytest.raises(ValueError, match=r"`labels` must have shape \[4.*Override `sample_losses`"):
-        sample_losses(noise(*outputs), labels)
+    for is_regression in (False, True):
+        with pytest.raises(ValueError, match=r"`labels` must have shape \[4.*Override `sample_losses`"):
+            sample_losses(noise(*outputs), labels, is_regression=is_regression)

@@ -2,7 +2,6 @@
 
 import copy
 import shutil
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -144,17 +143,13 @@ class TestTraining:
         trainer.train()
         assert trainer.sampler.metrics()["step"] == EPOCH
 
-    def test_in_mixed_precision_losses_are_single(self, make_trainer):
-        seen = []
-
-        def importance(self, outputs, labels, losses):
-            seen.append((outputs.logits.dtype, losses.dtype))
-            return losses.detach()
-
-        trainer = make_trainer(hooks={"importance": importance}, bf16=True, num_train_epochs=1)
-        trainer.train()
-        assert {losses for _, losses in seen} == {torch.float32}
-        assert trainer.sampler.metrics()["step"] == EPOCH
+    def test_in_mixed_precision(self, make_trainer):
+        whole, mixed = make_trainer(num_train_epochs=1), make_trainer(bf16=True, num_train_epochs=1)
+        whole.train()
+        mixed.train()
+        assert mixed.sampler.metrics()["step"] == EPOCH
+        assert mixed.seen != whole.seen
+        torch.testing.assert_close(torch.tensor(mixed.seen[0]), torch.tensor(whole.seen[0]), rtol=0.1, atol=0.05)
 
     def test_logs_the_metrics_with_the_loss(self, make_trainer):
         trainer = make_trainer(logging_strategy="steps", logging_steps=EPOCH)
@@ -187,29 +182,129 @@ class TestTraining:
 
     def test_label_smoothing_is_that_of_the_arguments(self, make_trainer):
         trainer = make_trainer(label_smoothing_factor=0.2)
+        trainer._is_shifted = False
         logits, labels = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([0])
         losses = trainer.sample_losses(trainer.model, {"logits": logits}, labels)
         torch.testing.assert_close(losses, F.cross_entropy(logits, labels, label_smoothing=0.2, reduction="none"))
 
-    @pytest.mark.parametrize(
-        ("name", "labels", "expected"),
-        [
-            ("GPT2LMHeadModel", [[0, 1, 2]], True),
-            ("LlamaForCausalLM", [[0, 1, 2]], True),
-            ("BertForMaskedLM", [[0, 1, 2]], False),
-            ("BertForTokenClassification", [[0, 1, 2]], False),
-        ],
-    )
-    def test_labels_of_causal_models_are_those_of_the_next_token(
-        self, transformers, make_trainer, name, labels, expected
-    ):
-        trainer, logits = make_trainer(), torch.randn(1, 3, 4, generator=torch.Generator().manual_seed(0))
-        model = type(name, (SimpleNamespace,), {})(config=SimpleNamespace(is_encoder_decoder=False))
-        model.loss_type = getattr(transformers, name).__name__[4:] if name.startswith("Bert") else None
-        losses = trainer.sample_losses(model, {"logits": logits}, torch.tensor(labels))
-        whole = F.cross_entropy(logits[0], torch.tensor([0, 1, 2]))
-        shifted = F.cross_entropy(logits[0, :2], torch.tensor([1, 2]))
-        torch.testing.assert_close(losses, (shifted if expected else whole).unsqueeze(0))
+    @pytest.mark.parametrize("compiled", [False, True], ids=["", "compiled"])
+    def test_a_compiled_model_is_known_for_what_it_is(self, transformers, make_trainer, compiled):
+        config = transformers.GPT2Config(vocab_size=12, n_positions=8, n_embd=8, n_layer=1, n_head=2)
+        config.resid_pdrop = config.embd_pdrop = config.attn_pdrop = 0.0
+        torch.manual_seed(0)
+        model = transformers.GPT2LMHeadModel(config)
+        batch = {"input_ids": torch.tensor([row["input_ids"] for row in tokens().rows])}
+        options = {"torch_compile": True, "torch_compile_backend": "eager"} if compiled else {}
+        train_set = Rows([{"input_ids": ids, "labels": ids} for ids in batch["input_ids"].tolist()])
+        trainer = make_trainer(model=model, train_set=train_set, learning_rate=0.0, num_train_epochs=1, **options)
+        model.eval()
+        own = model(**batch, labels=batch["input_ids"]).loss.item()
+        trainer.train()
+        assert sum(sum(losses) for losses in trainer.seen) / SIZE == pytest.approx(own, rel=1e-5)
+
+    def test_the_first_batch_leaves_modes_and_generators_alone(self, make_trainer, make_model):
+        model = make_model()
+        model.bert.embeddings.eval()
+        modes = [module.training for module in model.modules()]
+        trainer = make_trainer(model=model)
+        batch = {"input_ids": torch.ones(2, 3, dtype=torch.int64), "labels": torch.tensor([0, 1])}
+        state = torch.get_rng_state()
+        assert own_loss().find_shift(model, batch, torch.zeros(2, 3), batch["labels"], is_regression=False) is False
+        assert torch.equal(torch.get_rng_state(), state)
+        assert [module.training for module in model.modules()] == modes
+        assert trainer.model is model
+
+
+SMALL = {"vocab_size": 12, "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+DECODER = {"vocab_size": 12, "d_model": 8, "decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 16}
+
+MODELS = {
+    "LlamaForCausalLM": ("LlamaConfig", SMALL),
+    "GPT2LMHeadModel": ("GPT2Config", {"vocab_size": 12, "n_embd": 8, "n_layer": 1, "n_head": 2}),
+    "OpenAIGPTLMHeadModel": ("OpenAIGPTConfig", {"vocab_size": 12, "n_embd": 8, "n_layer": 1, "n_head": 2}),
+    "BertLMHeadModel": ("BertConfig", {**SMALL, "is_decoder": True}),
+    "BertForMaskedLM": ("BertConfig", SMALL),
+    "BertForTokenClassification": ("BertConfig", {**SMALL, "num_labels": 12}),
+    "BartForCausalLM": ("BartConfig", {**DECODER, "is_decoder": True, "is_encoder_decoder": False}),
+    "XLNetLMHeadModel": ("XLNetConfig", {"vocab_size": 12, "d_model": 8, "n_layer": 1, "n_head": 2, "d_inner": 16}),
+    "T5ForConditionalGeneration": (
+        "T5Config",
+        {
+            "vocab_size": 12,
+            "d_model": 8,
+            "d_kv": 4,
+            "d_ff": 16,
+            "num_layers": 1,
+            "num_heads": 2,
+            "decoder_start_token_id": 0,
+        },
+    ),
+}
+"""Models with a label at each position: of that one, or of the next."""
+
+
+def own_loss():
+    from approx_is.integrations import own_loss
+
+    return own_loss
+
+
+def build(transformers, name):
+    config, options = MODELS[name]
+    torch.manual_seed(0)
+    return getattr(transformers, name)(getattr(transformers, config)(**options)).eval()
+
+
+@pytest.mark.filterwarnings("default")
+class TestOwnLoss:
+    @pytest.mark.parametrize("name", MODELS)
+    def test_losses_of_samples_are_those_that_the_model_takes_the_mean_of(self, transformers, name):
+        model = build(transformers, name)
+        labels = torch.randint(11, (4, 6), generator=torch.Generator().manual_seed(0))
+        labels[0, 4:] = -100
+        inputs = {"input_ids": labels.clamp(min=0), "labels": labels}
+        with torch.no_grad():
+            outputs = model(**inputs)
+        shift = own_loss().find_shift(model, inputs, outputs["logits"], labels, is_regression=False)
+        mean = own_loss()._own_mean(outputs["logits"], labels, is_regression=False, is_shifted=shift)
+        torch.testing.assert_close(mean, outputs["loss"], rtol=1e-4, atol=0)
+
+    @pytest.mark.parametrize("problem", ["regression", "multi_label_classification", "single_label_classification"])
+    def test_classifiers(self, make_model, problem):
+        labels = {"regression": torch.rand(4, 3), "multi_label_classification": torch.eye(4, 3)}
+        labels = labels.get(problem, torch.tensor([0, 1, 2, 1]))
+        model = make_model(problem_type=problem).eval()
+        inputs = {"input_ids": torch.ones(4, 5, dtype=torch.int64), "labels": labels}
+        logits = model(**inputs).logits
+        options = {"is_regression": own_loss().is_regression(model, logits, labels)}
+        assert own_loss().find_shift(model, inputs, logits, labels, **options) is False
+
+    def test_a_loss_with_something_else_in_it_is_refused(self, transformers):
+        config = transformers.MixtralConfig(
+            **{**SMALL, "num_key_value_heads": 2, "num_local_experts": 2}, output_router_logits=True
+        )
+        config.router_aux_loss_coef = 1.0
+        model = transformers.MixtralForCausalLM(config)
+        inputs = {"input_ids": torch.ones(2, 5, dtype=torch.int64), "labels": torch.ones(2, 5, dtype=torch.int64)}
+        logits = torch.zeros(2, 5, 12)
+        with pytest.raises(TypeError, match=r"`MixtralForCausalLM` has a loss of its own.*not the mean over"):
+            own_loss().find_shift(model, inputs, logits, inputs["labels"], is_regression=False)
+
+    def test_positions_without_a_loss_of_its_own_are_refused(self):
+        class Silent(torch.nn.Module):
+            def forward(self, labels):
+                return {"logits": torch.zeros(2, 5, 12)}
+
+        labels = torch.ones(2, 5, dtype=torch.int64)
+        with pytest.raises(TypeError, match="`Silent` must return a loss of its own to compare with"):
+            own_loss().find_shift(Silent(), {"labels": labels}, torch.zeros(2, 5, 12), labels, is_regression=False)
+
+    def test_a_batch_without_labels_says_nothing(self, transformers):
+        model = build(transformers, "LlamaForCausalLM")
+        labels = torch.full((2, 5), -100)
+        inputs = {"input_ids": torch.ones(2, 5, dtype=torch.int64), "labels": labels}
+        logits = torch.zeros(2, 5, 12)
+        assert own_loss().find_shift(model, inputs, logits, labels, is_regression=False) is None
 
 
 class TestResume:
@@ -231,15 +326,28 @@ class TestResume:
         whole.train()
         state = copy.deepcopy(whole.sampler.state_dict())
         resumed = make_trainer(**common)
-        resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
+        resumed.train(resume_from_checkpoint=tmp_path / f"checkpoint-{step}")
+        assert resumed.state.global_step == whole.state.global_step
         if options.get("ignore_data_skip"):  # the trainer begins the epoch anew
-            assert resumed.sampler.metrics()["step"] > step
-            assert resumed.state.global_step == whole.state.global_step
+            assert resumed.sampler.metrics()["step"] == 3 * EPOCH
             return
         batches = step * options.get("gradient_accumulation_steps", 1)
         assert resumed.seen == whole.seen[batches:]
         assert_same(resumed.model.state_dict(), whole.model.state_dict())
         assert_same(resumed.sampler.state_dict(), state)
+
+    @pytest.mark.parametrize(
+        "changed",
+        [{"gradient_accumulation_steps": 2}, {"per_device_train_batch_size": 2 * BATCH}],
+        ids=["accumulation", "batch size"],
+    )
+    def test_with_another_accumulation_or_batch_size(self, make_trainer, tmp_path, caplog, changed):
+        make_trainer(save_strategy="steps", save_steps=4, max_steps=4).train()
+        resumed = make_trainer(**changed)
+        resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+        assert "was it another batch size or accumulation?" in caplog.text
+        assert resumed.sampler.metrics()["step"] == 4 + len(resumed.seen)
+        assert resumed.state.global_step == resumed.state.max_steps
 
     def test_from_the_latest_checkpoint(self, make_trainer, tmp_path):
         whole = make_trainer(save_strategy="steps", save_steps=4)
@@ -288,14 +396,30 @@ class TestMisuse:
 
     def test_no_labels(self, make_trainer):
         rows = Rows([{name: row[name] for name in row if name != "labels"} for row in tokens().rows])
-        with pytest.raises(ValueError, match=r"must have labels, named labels.*Let the collator return them"):
+        with pytest.raises(ValueError, match=r"must have labels, named one of .*Let the collator return them"):
             make_trainer(train_set=rows).train()
 
-    def test_a_model_whose_loss_is_unknown(self, make_trainer):
-        trainer = make_trainer()
-        trainer.model.loss_type = "ForObjectDetection"
-        with pytest.raises(TypeError, match=r"BertForSequenceClassification.*Override `sample_losses"):
-            trainer.train()
+    def test_a_model_without_logits(self, make_trainer, make_model):
+        model = make_model()
+
+        class Boxes(type(model)):
+            def forward(self, input_ids, attention_mask, labels=None):
+                return {"boxes": super().forward(input_ids, attention_mask).logits}
+
+        model.__class__ = Boxes
+        with pytest.raises(TypeError, match=r"`Boxes` must return logits.*Override `sample_losses"):
+            make_trainer(model=model).train()
+
+    def test_another_loader_made_meanwhile_changes_nothing(self, transformers, make_trainer):
+        trainer = make_trainer(num_train_epochs=2)
+
+        class Meddler(transformers.TrainerCallback):
+            def on_epoch_begin(self, *args, **kwargs):
+                trainer.get_train_dataloader()
+
+        trainer.add_callback(Meddler())
+        trainer.train()
+        assert trainer.sampler.metrics()["step"] == 2 * EPOCH
 
     def test_a_collator_that_returns_no_dict(self, make_trainer):
         collate = {"data_collator": lambda rows: [torch.tensor(row["input_ids"]) for row in rows]}

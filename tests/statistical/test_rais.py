@@ -21,6 +21,8 @@ FRACTIONS = (0.03, 0.1, 0.3, 1.0, 3.0)
 WITHIN = math.log(0.95)
 LABELS = torch.arange(NUM_SAMPLES) % 10
 
+pytestmark = pytest.mark.xdist_group("worlds of norms")  # in one process, for `worth` remembers
+
 
 class PointEstimate(RAISPredictor):
     """What RAIS would draw by if it took its expectations for the truth: k = 0."""
