@@ -1,0 +1,96 @@
+"""What a training loop may rely on: methods that choose the samples, and methods that change the gradient.
+
+The loop of the former, with any optimizer::
+
+    for indices, weights in chooser.epoch():
+        inputs, targets = samples.__getitems__(indices)
+        losses = F.cross_entropy(model(inputs), targets, reduction="none")
+        optimizer.zero_grad()
+        (weights * losses).mean().backward()
+        optimizer.step()
+        chooser.observe(indices, losses)
+
+and of the latter, with any loader of uniform batches::
+
+    for batch in loader:
+        loss = method.step(batch)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from torch import Tensor
+
+__all__ = ["Batch", "BatchChooser", "GradientMethod", "Samples"]
+
+Batch = tuple[Tensor, Tensor]
+"""Inputs [B, ...] and targets [B]."""
+
+
+class Samples(Protocol):
+    """Samples that are fetched a batch at a time, such as `samples.InMemoryDataset`."""
+
+    def __len__(self) -> int:
+        """Return the number of samples N."""
+        ...
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """Return the batch of these samples; `indices` may be a tensor."""
+        ...
+
+
+class BatchChooser(Protocol):
+    """Chooses which samples are trained on, and what they weigh.
+
+    Attributes:
+        forward_passes: samples that were run forward only to be chosen from. What is trained on is not counted.
+    """
+
+    forward_passes: int
+
+    def epoch(self) -> Iterator[Batch]:
+        """Iterate over an epoch, or what is left of one that was begun: indices int64 [B] and weights float32 [B].
+
+        Both are on the CPU. An epoch can be empty.
+        """
+        ...
+
+    def observe(self, indices: Tensor, losses: Tensor) -> None:
+        """Learn the unweighted losses [B] of a batch, as they were before its step, attached to a graph or not."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the complete state: from it the batches go on bit by bit, also amid an epoch."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state."""
+        ...
+
+
+class GradientMethod(Protocol):
+    """Computes gradients of its own from uniform batches, and steps. Each is a `torch.optim.Optimizer` otherwise.
+
+    So `LambdaLR(method, ...)`, `method.param_groups[0]["lr"]`, `state_dict` and `load_state_dict` are as ever. Only
+    `step` differs: it takes the batch, runs the network itself, and neither reads nor writes `.grad`.
+
+    Attributes:
+        gradient_evaluations: gradients of single samples that were computed, all told. A step of SGD costs B of them.
+    """
+
+    gradient_evaluations: int
+    param_groups: list[dict[str, Any]]
+
+    def step(self, batch: Batch) -> float:
+        """Train on a batch; return its mean loss before the step, where the gradient was computed."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the complete state."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        ...

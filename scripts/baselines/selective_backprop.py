@@ -1,0 +1,123 @@
+"""Selective-Backprop: run all samples forward, and train on those whose loss is high among recent ones.
+
+Reference: Jiang, Wong, Zhou, Andersen, Dean, Ganger, Joshi, Kaminsky, Kozuch, Lipton, Pillai: Accelerating deep
+learning by focusing on the biggest losers. arXiv:1910.00762, 2019.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from baselines.checks import check, check_observed, check_sizes
+from baselines.plan import EpochPlan
+
+__all__ = ["SelectiveBackprop", "selection_probabilities"]
+
+
+def selection_probabilities(losses: Tensor, recent: Tensor, beta: float) -> Tensor:
+    r"""Return the probability with which each sample is selected, float64 [B].
+
+    .. math:: P(L) = \mathrm{CDF}_R(L)^\beta
+
+    Reference: Jiang et al. (2019), section 3.1.
+
+    Args:
+        losses: of the candidates, [B].
+        recent: the losses [R] whose empirical distribution function, the share that is at most L, is CDF_R.
+        beta: exponent; for losses that are all different about 1 / (1 + β) of the samples are selected.
+    """
+    at_most = torch.searchsorted(recent.sort().values, losses, right=True)
+    return (at_most.double() / len(recent)) ** beta
+
+
+class SelectiveBackprop:
+    """Trains on batches of samples that were selected by their losses.
+
+    The candidates are the batches of plain epochs. The network scores each, their losses enter the history, and the
+    selected ones wait until they are a full batch (Algorithm 1); what is left at the end of an epoch waits on. Those
+    trained on run forward once more. Nothing undoes the bias: the weights are 1.
+
+    Reference: Jiang et al. (2019), Algorithm 1.
+
+    Args:
+        num_samples: samples N.
+        batch_size: samples a batch, both of candidates and of selected ones.
+        score: returns the losses [B] of the samples of these indices, int64 [B], with the network as it is.
+        beta: exponent β > 0, the bias to high losses and the selectivity.
+        window: recent losses R that a loss is compared with, its own among them.
+        seed: of the draws.
+
+    Raises:
+        ValueError: an argument is out of its bounds.
+
+    Attributes:
+        forward_passes: samples that were scored.
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        batch_size: int,
+        *,
+        score: Callable[[Tensor], Tensor],
+        beta: float = 1.0,
+        window: int = 1024,
+        seed: int = 0,
+    ) -> None:
+        check_sizes("SelectiveBackprop", num_samples, batch_size)
+        check(beta > 0, "SelectiveBackprop(beta=...)", "above 0", beta, "Use 1 to train on about half of the samples.")
+        check(window >= 1, "SelectiveBackprop(window=...)", "at least 1", window, "1024 is usual.")
+        self.forward_passes = 0
+        self._num_samples, self._batch_size = num_samples, batch_size
+        self._score, self._beta, self._window = score, beta, window
+        self._generator = torch.Generator().manual_seed(seed)
+        self._recent = torch.empty(0)
+        self._selected = torch.empty(0, dtype=torch.int64)
+        self._candidates = EpochPlan(batch_size)
+
+    def epoch(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Score all samples once, or what is left of them; iterate over the full batches selected meanwhile."""
+        if self._candidates.done:
+            self._candidates.begin(torch.randperm(self._num_samples, generator=self._generator))
+        for indices, weights in self._candidates.batches():
+            self._select(indices)
+            if len(self._selected) >= self._batch_size:
+                batch = self._selected[: self._batch_size]
+                self._selected = self._selected[self._batch_size :]
+                yield batch, torch.ones(len(batch), dtype=weights.dtype)
+
+    def observe(self, indices: Tensor, losses: Tensor) -> None:
+        """Learn nothing: the history is of the candidates' losses."""
+        check_observed("SelectiveBackprop.observe", indices, losses)
+
+    def _select(self, indices: Tensor) -> None:
+        """Score candidates and let the selected ones wait; a loss that is not finite counts as the highest."""
+        losses = self._score(indices).detach().to("cpu", torch.float32).nan_to_num(math.inf, math.inf, math.inf)
+        check_observed("SelectiveBackprop(score=...)", indices, losses)
+        self.forward_passes += len(indices)
+        self._recent = torch.cat([self._recent, losses])[-self._window :]
+        probabilities = selection_probabilities(losses, self._recent, self._beta)
+        draws = torch.rand(len(indices), dtype=torch.float64, generator=self._generator)
+        self._selected = torch.cat([self._selected, indices[draws < probabilities]])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the complete state."""
+        return {
+            "candidates": self._candidates.state_dict(),
+            "selected": self._selected,
+            "recent": self._recent,
+            "generator": self._generator.get_state(),
+            "forward_passes": self.forward_passes,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state."""
+        self._candidates.load_state_dict(state["candidates"])
+        self._selected, self._recent = state["selected"], state["recent"]
+        self._generator.set_state(state["generator"])
+        self.forward_passes = state["forward_passes"]
