@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from torch import nn
 
+from image_lstm import ImageLSTM
 from language_model import NextWordLSTM
 from resnet import resnet_18
 from samples import CLASSIFICATION, LANGUAGE_MODEL
@@ -70,6 +71,27 @@ def residual_network(input_shape: tuple[int, ...], num_classes: int) -> nn.Seque
     return resnet_18(_image_shape(input_shape)[0], num_classes)
 
 
+def row_lstm(input_shape: tuple[int, ...], num_classes: int) -> ImageLSTM:
+    """Build an LSTM that reads images a row at a time, 28 steps for Fashion-MNIST.
+
+    Args:
+        input_shape: channels, height and width.
+        num_classes: number of classes C.
+    """
+    channels, _, width = _image_shape(input_shape)
+    return ImageLSTM(channels * width, num_classes)
+
+
+def pixel_lstm(input_shape: tuple[int, ...], num_classes: int) -> ImageLSTM:
+    """Build an LSTM that reads images a pixel at a time, 784 steps for Fashion-MNIST: for a GPU.
+
+    Args:
+        input_shape: channels, height and width.
+        num_classes: number of classes C.
+    """
+    return ImageLSTM(_image_shape(input_shape)[0], num_classes)
+
+
 def word_lstm(input_shape: tuple[int, ...], num_classes: int) -> NextWordLSTM:
     """Build the language model of the 2017 paper: words in 64 dimensions, an LSTM of 256 units, dropout 0.5.
 
@@ -88,6 +110,8 @@ MODELS: dict[str, Callable[[tuple[int, ...], int], nn.Module]] = {
     "small-cnn": small_cnn,
     "mlp": mlp,
     "resnet-18": residual_network,
+    "row-lstm": row_lstm,
+    "pixel-lstm": pixel_lstm,
     "lstm": word_lstm,
 }
 """Networks by the name that `--model` takes."""
@@ -97,6 +121,8 @@ TITLES = {
     "small-cnn": "small CNN",
     "mlp": "MLP",
     "resnet-18": "ResNet-18",
+    "row-lstm": "LSTM over rows",
+    "pixel-lstm": "LSTM over pixels",
     "lstm": "LSTM of the 2017 paper",
 }
 """Their names in figures."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from scores import TEST_ERROR, Score
@@ -66,6 +66,9 @@ class Task:
         score: what methods are compared by.
         evaluated: how many samples an evaluation looks at, of the training and of the test ones each; None for all test
             samples and as many training ones as are cheap.
+        flipped: whether the label of a training sample is a wrong one that it was given, bool [N]; None where none is.
+        prepare: gives the network of a run, just built, what it is to start from, given the run's seed; None where that
+            is its random weights.
     """
 
     name: str
@@ -76,6 +79,8 @@ class Task:
     kind: str = CLASSIFICATION
     score: Score = TEST_ERROR
     evaluated: int | None = None
+    flipped: Tensor | None = None
+    prepare: Callable[[nn.Module, int], None] | None = None
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ import idx
 import kjv
 import noise
 import text
+import variants
 from samples import CLASSIFICATION, LANGUAGE_MODEL, InMemoryDataset, Task, keep_batch, split
 
 __all__ = ["DATASETS", "DEFAULTS", "TASKS", "InMemoryDataset", "Task", "dataset_of", "keep_batch", "load_task"]
@@ -25,6 +26,7 @@ SHUTTLE_CLASSES = ("Rad.Flow", "High", "Bypass", "Fpv.Open", "Fpv.Close", "Bpv.O
 SHUTTLE_TRAIN_ROWS = 43_500
 DIGITS_TRAIN_ROWS = 1_437
 DIGITS = tuple("0123456789")
+KNOWN_CLASSES = 5
 
 
 @cache
@@ -85,16 +87,34 @@ def _load_cifar(name: str, which: cifar.Cifar, data_dir: Path | None) -> Task:
     return Task(name, which.title, InMemoryDataset(*train), InMemoryDataset(*test), class_names)
 
 
+def _load_long_tailed(data_dir: Path | None) -> Task:
+    return variants.long_tailed(load_task("fashion-mnist", data_dir), largest=6_000, ratio=0.6)
+
+
+def _load_noisy(name: str, percent: int, data_dir: Path | None) -> Task:
+    return variants.noisy(load_task(name, data_dir), percent)
+
+
+def _load_fine_tuning(data_dir: Path | None) -> Task:
+    return variants.fine_tuning(load_task("fashion-mnist", data_dir), KNOWN_CLASSES)
+
+
 TASKS: dict[str, Callable[[Path | None], Task]] = {
     "cifar-10": partial(_load_cifar, "cifar-10", cifar.CIFAR_10),
     "cifar-100": partial(_load_cifar, "cifar-100", cifar.CIFAR_100),
     "digits": _load_digits,
     "fashion-mnist": _load_fashion_mnist,
+    "fashion-mnist-finetune": _load_fine_tuning,
+    "fashion-mnist-lt": _load_long_tailed,
+    "fashion-mnist-noisy-10": partial(_load_noisy, "fashion-mnist", 10),
+    "fashion-mnist-noisy-20": partial(_load_noisy, "fashion-mnist", 20),
     "kjv": lambda _: kjv.load(),
     "mnist": _load_mnist,
     "noise": lambda _: noise.make_noise(),
     "outliers": lambda _: noise.make_outliers(),
     "ptb": text.penn_treebank,
+    "shuttle-noisy-10": partial(_load_noisy, "shuttle", 10),
+    "shuttle-noisy-20": partial(_load_noisy, "shuttle", 20),
     "shuttle": _load_shuttle,
 }
 """Loaders by name; each takes the folder to look in first."""

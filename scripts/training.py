@@ -43,7 +43,7 @@ Batch = tuple[Tensor, Tensor]
 class Training:
     """One run. Iterate over `steps()`; call `evaluate()` whenever `evaluation_due` says so.
 
-    Runs of one seed start from the same weights, whatever the method.
+    Runs of one seed start from the same weights, whatever the method: random ones, or what the task has prepared.
 
     Args:
         config: what to run.
@@ -52,6 +52,7 @@ class Training:
 
     Raises:
         ValueError: the network, the predictor or an option of either does not exist or does not fit.
+        OSError: what the network is to start from cannot be kept or read, see `Task.prepare`.
     """
 
     def __init__(self, config: Config, task: Task, *, device: str | None = None) -> None:
@@ -61,6 +62,8 @@ class Training:
         torch.manual_seed(config.seed)
         name = config.model or default_model(task.input_shape, task.kind)
         self.model = build_model(name, task.input_shape, len(task.class_names), task.kind).to(self.device)
+        if task.prepare is not None:
+            task.prepare(self.model, config.seed)
         if config.predictor != BASELINE:
             convert_batch_norm(self.model)
         self._has_batch_norm = any(isinstance(module, WeightedBatchNorm2d) for module in self.model.modules())

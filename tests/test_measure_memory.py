@@ -75,6 +75,7 @@ class TestResident:
         written = torch.ones(size, dtype=torch.uint8)
         during = module.Resident.now()
         del written
+        module.give_back()  # the allocator may be one that keeps it, after all that this process did before
         after = module.Resident.now()
         assert during.anonymous - before.anonymous == pytest.approx(size, rel=0.1)
         assert after.peak - before.total == pytest.approx(size, rel=0.1)
