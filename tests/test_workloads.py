@@ -38,13 +38,11 @@ def fashion(tmp_path_factory):
 
 @pytest.fixture
 def load(scripts, fashion):
-    """Load a task of the stand-ins by its name."""
     return lambda name: scripts("tasks").load_task(name, fashion)
 
 
 @pytest.fixture
 def fine_tuning(load):
-    """Return the task of fine-tuning, after a few steps."""
     task = load("fashion-mnist-finetune")
     return replace(task, prepare=replace(task.prepare, steps=3))
 
@@ -227,12 +225,14 @@ class TestFineTuning:
 class TestImageLSTM:
     @pytest.mark.parametrize("shape", [(1, 6, 5), (3, 6, 5)], ids=["grey", "colours"])
     @pytest.mark.parametrize("model", ["row-lstm", "pixel-lstm"])
-    def test_reads_from_the_top_and_predicts_by_its_last_state(self, scripts, model, shape):
+    def test_reads_in_order_and_predicts_by_its_last_state(self, scripts, model, shape):
         torch.manual_seed(0)
         network = scripts("models").build_model(model, shape, 4)
         images = torch.rand(2, *shape)
         rows = [images[:, :, row] for row in range(6)]  # [B, channels, width]
-        pixels = [row[:, :, column] for row in rows for column in range(5)]
+        order = scripts("image_lstm").permutation(30).tolist()
+        assert sorted(order) == list(range(30)) != order
+        pixels = [rows[pixel // 5][:, :, pixel % 5] for pixel in order]
         steps = pixels if model == "pixel-lstm" else [row.mT.flatten(1) for row in rows]
         state = None
         for step in steps:
