@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler
 
-__all__ = ["BatchRequest", "check_loader", "rebuild_loader"]
+__all__ = ["BatchRequest", "check_loader", "fetching", "rebuild_loader"]
 
 
 @dataclass(frozen=True)
@@ -84,22 +84,21 @@ def rebuild_loader(loader: DataLoader[Any], requests: Any, generator: torch.Gene
         requests: iterable of `BatchRequest`, iterated anew each epoch in the main process.
         generator: seeds the workers, in place of the global one.
     """
-    in_order: dict[str, Any] = {"in_order": loader.in_order} if hasattr(loader, "in_order") else {}  # since torch 2.6
     return DataLoader(
         _NumberedDataset(loader.dataset),
         batch_sampler=requests,
         collate_fn=_NumberedCollate(loader.collate_fn),
         generator=generator,
-        num_workers=loader.num_workers,
-        pin_memory=loader.pin_memory,
-        pin_memory_device=loader.pin_memory_device,
-        timeout=loader.timeout,
-        worker_init_fn=loader.worker_init_fn,
-        multiprocessing_context=loader.multiprocessing_context,
-        prefetch_factor=loader.prefetch_factor,
-        persistent_workers=loader.persistent_workers,
-        **in_order,
+        **fetching(loader),
     )
+
+
+def fetching(loader: DataLoader[Any]) -> dict[str, Any]:
+    """Return the arguments of a loader that say how batches are fetched, but not what is in them."""
+    names = ["num_workers", "pin_memory", "pin_memory_device", "timeout", "worker_init_fn", "multiprocessing_context"]
+    names += ["prefetch_factor", "persistent_workers"]
+    names += ["in_order"] if hasattr(loader, "in_order") else []  # since torch 2.6
+    return {name: getattr(loader, name) for name in names}
 
 
 class _NumberedDataset(Dataset[Any]):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from approx_is.loader import fetching
 from approx_is.sampler import ApproxSampler
 
 __all__ = ["DRAW_KEY", "DrawnBatches", "plain_loader"]
@@ -79,21 +80,13 @@ def plain_loader(loader: DataLoader[Any], *, drop_last: bool) -> DataLoader[Any]
             f"`get_train_dataloader` must have batches of one size; got a {type(loader.batch_sampler).__name__}. "
             "Leave `train_sampling_strategy` and the like as they are by default."
         )
-    in_order: dict[str, Any] = {"in_order": loader.in_order} if hasattr(loader, "in_order") else {}
     return DataLoader(
         loader.dataset,
         batch_size=batch_size,
         shuffle=not isinstance(loader.dataset, IterableDataset),  # which the sampler refuses in words of its own
         drop_last=drop_last,
-        num_workers=loader.num_workers,
         collate_fn=loader.collate_fn,
-        pin_memory=loader.pin_memory,
-        timeout=loader.timeout,
-        worker_init_fn=loader.worker_init_fn,
-        multiprocessing_context=loader.multiprocessing_context,
-        prefetch_factor=loader.prefetch_factor,
-        persistent_workers=loader.persistent_workers,
-        **in_order,
+        **fetching(loader),
     )
 
 
