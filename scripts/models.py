@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import torch
 from torch import nn
 
 from image_lstm import ImageLSTM, permutation
 from language_model import NextWordLSTM
 from resnet import resnet_18
-from samples import CLASSIFICATION, LANGUAGE_MODEL
+from samples import CLASSIFICATION, LANGUAGE_MODEL, Task
 
 
 def paper_network(input_shape: tuple[int, ...], num_classes: int) -> nn.Sequential:
@@ -164,6 +165,29 @@ def build_model(name: str, input_shape: tuple[int, ...], num_classes: int, kind:
         fitting = [model for model in MODELS if (model in OF_WORDS) == (kind == LANGUAGE_MODEL)]
         raise ValueError(f"`--model` must be one of {', '.join(fitting)} for `--task {kind}`; got {name!r}.")
     return MODELS[name](input_shape, num_classes)
+
+
+def initial_network(task: Task, name: str | None, *, seed: int, device: torch.device) -> nn.Module:
+    """Return what a run starts from: of one seed the same weights, random ones or what the task has prepared.
+
+    Seeds torch's global generator.
+
+    Args:
+        task: what to train on.
+        name: one of `MODELS`; None for the one that suits the task.
+        seed: of the run.
+        device: where the network is to be.
+
+    Raises:
+        ValueError: there is no such network, or it does not fit.
+        OSError: what it is to start from cannot be kept or read, see `Task.prepare`.
+    """
+    torch.manual_seed(seed)
+    name = name or default_model(task.input_shape, task.kind)
+    model = build_model(name, task.input_shape, len(task.class_names), task.kind).to(device)
+    if task.prepare is not None:
+        task.prepare(model, seed)
+    return model
 
 
 def _double_convolution(channels: int, filters: int) -> tuple[nn.Module, ...]:

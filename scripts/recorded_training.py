@@ -12,7 +12,7 @@ from torch import Tensor
 from approx_is import ImportanceSampler, LossHistory, upper_bound
 from configuration import PRESAMPLING, Config
 from evaluation import logits_in_parts
-from models import build_model, default_model
+from models import initial_network
 from optimization import build_optimizer
 from tasks import Task
 
@@ -46,10 +46,8 @@ class RecordedTraining:
         if config.steps <= self.steps_per_epoch:
             least = self.steps_per_epoch + 1
             raise ValueError(f"`--steps` must be at least {least}, more than the first epoch; got {config.steps}.")
-        torch.manual_seed(config.seed)
         self.device = torch.device(config.device)
-        name = config.model or default_model(task.input_shape, task.kind)
-        self.model = build_model(name, task.input_shape, num_classes, task.kind).to(self.device)
+        self.model = initial_network(task, config.model, seed=config.seed, device=self.device)
         self.optimizer = build_optimizer(config.optimizer, self.model, config.lr)
         self.sampler = ImportanceSampler(
             num_samples,

@@ -25,7 +25,7 @@ from approx_is import ApproxSampler, Draw, GainLR, batch_weights, convert_batch_
 from approx_is.batch_norm import WeightedBatchNorm2d
 from configuration import BASELINE, PRESAMPLING, Config
 from evaluation import Evaluation, mean_loss, probe, test_results
-from models import build_model, default_model
+from models import initial_network
 from optimization import StepSchedule, build_optimizer
 from plain_epochs import PlainEpochs
 from processes import is_first, num_processes, own_number
@@ -59,11 +59,7 @@ class Training:
         self.config = config
         self.task = task
         self.device = torch.device(config.device if device is None else device)
-        torch.manual_seed(config.seed)
-        name = config.model or default_model(task.input_shape, task.kind)
-        self.model = build_model(name, task.input_shape, len(task.class_names), task.kind).to(self.device)
-        if task.prepare is not None:
-            task.prepare(self.model, config.seed)
+        self.model = initial_network(task, config.model, seed=config.seed, device=self.device)
         if config.predictor != BASELINE:
             convert_batch_norm(self.model)
         self._has_batch_norm = any(isinstance(module, WeightedBatchNorm2d) for module in self.model.modules())

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from approx_is import ImportanceSampler, VarianceGate, upper_bound
 from configuration import BASELINE, Config
-from models import MODELS, TITLES, build_model, default_model
+from models import MODELS, TITLES, default_model, initial_network
 from optimization import build_optimizer
 from options import positive
 from plots import OPTIMIZER_NAMES
@@ -48,9 +48,7 @@ class WatchedTraining:
             raise ValueError(f"`--dataset` must have at least {LARGE_BATCH:,} samples; got {len(task.train):,}.")
         self.config = config
         self.task = task
-        torch.manual_seed(config.seed)
-        name = config.model or default_model(task.input_shape, task.kind)
-        self.model = build_model(name, task.input_shape, len(task.class_names), task.kind)
+        self.model = initial_network(task, config.model, seed=config.seed, device=torch.device("cpu"))
         self.optimizer = build_optimizer(config.optimizer, self.model, config.lr)
         self.samplers = {name: watching_sampler(name, config, task) for name in (BASELINE, *predictors)}
         self.step = 0

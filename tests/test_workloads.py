@@ -196,6 +196,17 @@ class TestFineTuning:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
         assert folder() == tmp_path / "xdg" / "approx_is"
 
+    def test_the_loops_of_figures_and_of_the_gallery_start_from_it_too(self, scripts, fine_tuning, start, monkeypatch):
+        watched, recorded = scripts("watched_training"), scripts("recorded_training")
+        monkeypatch.setattr(watched, "LARGE_BATCH", 1)
+        config = scripts("configuration").Config(fine_tuning.name, model="mlp", steps=10_000)
+        expected = start(fine_tuning).model.state_dict()
+        for training in (
+            watched.WatchedTraining(replace(config, predictor="uniform"), fine_tuning),
+            recorded.RecordedTraining(config, fine_tuning),
+        ):
+            assert all(same(training.model.state_dict(), expected, expected))
+
     def test_of_two_processes_the_first_is_right(self, fine_tuning, start, monkeypatch):
         own, first = fine_tuning.prepare, start(fine_tuning).model.state_dict()
         path = own.path(start(fine_tuning).model, 0)

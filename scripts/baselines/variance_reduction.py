@@ -69,7 +69,7 @@ class VarianceReduced(Optimizer):
     def _progress(self) -> dict[str, Any]:
         return self.param_groups[0]
 
-    def step(self, batch: Batch) -> float:  # type: ignore[override]
+    def step(self, batch: Batch) -> float:  # type: ignore[override]  # takes a batch, no closure
         """Train on a batch; return its mean loss where the gradient was computed. Begin a stage if one is due."""
         while self._progress["left"] == 0:
             self._progress["stage"] += 1
