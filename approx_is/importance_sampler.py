@@ -76,6 +76,9 @@ class ImportanceSampler:
         update_every: updates that are learned from together, at least 1, which costs little more than learning from one
             of them; what they observe has its effect when the last of them has come. None for a 32nd of an epoch, 8 at
             most.
+        reducible: draw by the part of the predicted importance that training can still reduce: less what a sample kept
+            through all of its last observations, as those with wrong labels do. For k < 1 on noisy labels. Its
+            predictor's predictions must be in the scale of what is observed.
         drop_last: leave out the first epoch's last batch if it would be smaller than the others.
         process_group: ranks that train together, each on `batch_size` samples of a draw of all; None for all ranks, if
             `torch.distributed` was initialised. To be independent of the others, a rank needs a group of its own.
@@ -111,6 +114,7 @@ class ImportanceSampler:
         gate: str | VarianceGate | None = "auto",
         refresh: float = 0.5,
         update_every: int | None = None,
+        reducible: bool = False,
         drop_last: bool = False,
         process_group: ProcessGroup | None = None,
         shard: bool = False,
@@ -153,6 +157,7 @@ class ImportanceSampler:
                 "gate": repr(gate),
                 "refresh": refresh,
                 "update_every": update_every,
+                "reducible": reducible,
                 "drop_last": drop_last,
                 "shard": shard,
                 "seed": seed,
@@ -175,6 +180,11 @@ class ImportanceSampler:
             raise ValueError(
                 f"`candidates` must be None with a predictor that scores samples; got {candidates}. "
                 'It has its own: predictor_options={"presample": ...}.'
+            )
+        if reducible and getattr(built, "own_scale", False):
+            raise ValueError(
+                f"`reducible` must be False with {type(built).__name__}, whose predictions are not in the scale of what "
+                'is observed; got True. Use another predictor, such as "lstm".'
             )
         smoothing = make_smoothing(smoothing, fraction=getattr(built, "smoothing_fraction", 0.5))
         self._drawer = Drawer(
@@ -200,7 +210,9 @@ class ImportanceSampler:
             num_ranks=self._ranks.num_drawing_together,
         )
         self._epoch_steps = epoch_steps
-        self._learner = Learner(history, built, labels, num_classes, rolling=math.ceil(together / refresh))
+        self._learner = Learner(
+            *(history, built, labels, num_classes), rolling=math.ceil(together / refresh), reducible=reducible
+        )
         self._diagnostics = RunningDiagnostics(device=self.device)
         self._reader = Reader(self._ranks, self.device, expected=self._learner.expect)
         self.gain = GainRatio(device=self.device, mean=self._ranks.mean)

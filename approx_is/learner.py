@@ -16,6 +16,7 @@ from approx_is.history import LossHistory
 from approx_is.labels import classes_of
 from approx_is.observation import Observation
 from approx_is.protocols import Predictor
+from approx_is.reducible import reducible
 from approx_is.state import check_like
 
 __all__ = ["Learner"]
@@ -39,15 +40,24 @@ class Learner:
         labels: class of each sample, integer [N], or None.
         num_classes: number of classes C.
         rolling: samples a step to predict anew beyond those just observed.
+        reducible: whether to predict only what training can still reduce, see `reducible`.
     """
 
     def __init__(
-        self, history: LossHistory, predictor: Predictor, labels: Tensor | None, num_classes: int, *, rolling: int
+        self,
+        history: LossHistory,
+        predictor: Predictor,
+        labels: Tensor | None,
+        num_classes: int,
+        *,
+        rolling: int,
+        reducible: bool = False,
     ) -> None:
         self.history = history
         self.predictor = predictor
         self._labels = labels
         self._class_mean = ClassMean(num_classes, device=history.device)
+        self._reducible = reducible
         self._rolling = min(rolling, history.num_samples)
         self._cursor = 0
         self.own_scale = getattr(predictor, "own_scale", False)
@@ -97,11 +107,15 @@ class Learner:
         return torch.where(self.history.counts(indices) > 0, self.history.last(indices), torch.nan)
 
     def predict(self, indices: Tensor) -> Tensor:
-        """Return the importance of samples, int64 [B] → float32 [B], finite and ≥ 0.
+        """Return what samples are to be drawn in proportion to, int64 [B] → float32 [B], finite and ≥ 0.
 
         Raises:
             ValueError: the predictor returned another shape.
         """
+        importance = self._importance(indices)
+        return reducible(importance, self.history, indices) if self._reducible else importance
+
+    def _importance(self, indices: Tensor) -> Tensor:
         with torch.autocast(self.history.device.type, enabled=False):
             importance = self.predictor.predict(indices).detach().to(self.history.device, torch.float32)
         if importance.shape != indices.shape:

@@ -55,6 +55,9 @@ class ApproxSampler:
             k = 1, and the latter otherwise.
         refresh: largest age of a prediction in epochs, > 0.
         update_every: updates that are learned from together, see `ImportanceSampler`.
+        reducible: draw by the part of the predicted importance that training can still reduce: less what a sample kept
+            through all of its last observations, as those with wrong labels do. For k < 1 on noisy labels. Its
+            predictor's predictions must be in the scale of what is observed.
         process_group: ranks that train together, each with a loader of its own of the same data set and batch size;
             None for all ranks, if `torch.distributed` was initialised. See `ImportanceSampler` and `docs/scaling.md`.
         shard: whether each rank holds only every W-th sample, and draws from those by itself.
@@ -99,6 +102,7 @@ class ApproxSampler:
         gate: str | VarianceGate | None = "auto",
         refresh: float = 0.5,
         update_every: int | None = None,
+        reducible: bool = False,
         process_group: ProcessGroup | None = None,
         shard: bool = False,
         seed: int = 0,
@@ -121,6 +125,7 @@ class ApproxSampler:
             gate=gate,
             refresh=refresh,
             update_every=update_every,
+            reducible=reducible,
             drop_last=loader.drop_last,
             process_group=process_group,
             shard=shard,

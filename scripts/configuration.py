@@ -10,13 +10,22 @@ import torch
 BASELINE = "uniform"
 """The plain loop without `approx_is`, see `training`."""
 
+CHOOSERS = ("rs2", "infobatch", "selective-backprop")
+"""Other methods that choose the samples, see `baselines.protocol`."""
+
+GRADIENT_METHODS = ("svrg", "katyusha", "scsg")
+"""Methods that reduce the variance of the gradient of uniform batches, see `baselines.protocol`."""
+
+WITHOUT_SAMPLER = (BASELINE, *CHOOSERS, *GRADIENT_METHODS)
+"""What `approx_is` is compared with, and has no part in."""
+
 OBSERVATIONS = ("loss", "upper-bound")
 PRESAMPLING = {"oracle": "loss", "upper-bound": "upper-bound", "gradient-norm": "upper-bound"}
 """Predictors that score candidates with the network, and what is to be observed for their gate."""
 
 GATES = ("auto", "none")
 OPTIMIZERS = ("adam", "sgd")
-SCHEDULES = ("constant", "step")
+SCHEDULES = ("constant", "step", "linear")
 
 
 @dataclass(frozen=True)
@@ -25,16 +34,17 @@ class Config:
 
     Attributes:
         dataset: name of the task.
-        predictor: `uniform` for the plain loop, or a predictor of `approx_is`.
+        predictor: `uniform` for the plain loop, a predictor of `approx_is`, or another method `WITHOUT_SAMPLER`.
         k: bias exponent, at most 1; 1 is unbiased.
         observe: what the sampler learns from, the `loss` or the `upper-bound` of the gradient norm.
         gate: `auto` to draw by importance only while that pays (at k = 1), `none` to do so always.
         equal_time: whether presampling shrinks the batch so that a step takes no longer than a uniform one.
         steps: minibatches to train on; with `gain`, what they are worth in uniform ones.
         batch_size: samples a minibatch.
-        optimizer: `adam`, or `sgd` with momentum 0.9.
+        optimizer: `adam`, or `sgd` with momentum 0.9. The `GRADIENT_METHODS` step themselves.
         lr: the optimizer's learning rate, at first.
-        schedule: `constant`, or `step`: a tenth after half of the steps, a hundredth after three quarters.
+        schedule: `constant`; `step`: a tenth after half of the steps, a hundredth after three quarters; or `linear`:
+            falling to 0 with the last step.
         gain: whether learning rate and schedule follow the gain, see `approx_is.GainLR`.
         eval_every: steps between evaluations; the last step is always evaluated.
         seed: of the initial weights, dropout and the draws.
@@ -43,7 +53,8 @@ class Config:
         smoothing: "adaptive" or a constant that is added to every importance.
         refresh: largest age of a prediction in epochs.
         update_every: updates that the sampler learns from together; by default a 32nd of an epoch, 8 at most.
-        predictor_options: keyword arguments of the predictor.
+        reducible: whether samples are drawn by what training can still reduce of their importance.
+        predictor_options: keyword arguments of the predictor, or of the class in `baselines`.
         persistent_workers: whether these processes stay from epoch to epoch.
         shard: whether each process under torchrun holds a shard of the samples.
         device: where the network trains.
@@ -68,6 +79,7 @@ class Config:
     smoothing: str | float = "adaptive"
     refresh: float = 0.5
     update_every: int | None = None
+    reducible: bool = False
     predictor_options: dict[str, Any] = field(default_factory=dict)
     persistent_workers: bool = False
     shard: bool = False
@@ -84,10 +96,12 @@ class Config:
                 raise ValueError(f"`--{name.replace('_', '-')}` must be at least 1; got {getattr(self, name)}.")
         if self.seed < 0:
             raise ValueError(f"`--seed` must be at least 0; got {self.seed}.")
-        if self.predictor == BASELINE and (self.k != 1 or self.predictor_options):
-            raise ValueError(f"`--predictor {BASELINE}` is plain training, without k and predictor options.")
-        if self.predictor == BASELINE and self.gain:
-            raise ValueError(f"`--gain` needs a sampler; `--predictor {BASELINE}` has none.")
+        if self.predictor == BASELINE and self.predictor_options:
+            raise ValueError(f"`--predictor {BASELINE}` is plain training, without predictor options.")
+        if not self.has_sampler and self.k != 1:
+            raise ValueError(f"`--predictor {self.predictor}` has no weights of approx_is, and so no k; got {self.k}.")
+        if not self.has_sampler and self.gain:
+            raise ValueError(f"`--gain` needs a sampler; `--predictor {self.predictor}` has none.")
         if self.gain and self.observe == "loss":
             raise ValueError("`--gain` is a ratio of gradient norms. Add `--observe upper-bound`.")
         needed = PRESAMPLING.get(self.predictor, self.observe)
@@ -99,3 +113,8 @@ class Config:
             torch.zeros(0, device=self.device)
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"`--device` must be one that torch has here; got {self.device!r}: {error}") from None
+
+    @property
+    def has_sampler(self) -> bool:
+        """Whether `approx_is` draws the samples."""
+        return self.predictor not in WITHOUT_SAMPLER

@@ -95,7 +95,7 @@ def take_turns(method: str, dataset: str, model: str, steps: int, seed: int) -> 
                 pass
         plain_time, time = (run.seconds - start for run, start in zip(runs, before, strict=True))
         ratios.append(time / plain_time)
-    plain, other = (mean_loss(run.model, probe(task.train), run.device) for run in runs)
+    plain, other = (mean_loss(run.model, probe(task.train).samples, run.device) for run in runs)
     sampler = runs[1].sampler
     verdict = "" if sampler is None else sampler.gate.verdict
     return Outcome(runs[1].seconds / runs[0].seconds, median(ratios), other, plain, verdict)

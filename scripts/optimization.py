@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-__all__ = ["StepSchedule", "build_optimizer"]
+__all__ = ["LinearSchedule", "StepSchedule", "build_optimizer"]
 
 MOMENTUM = 0.9
 
@@ -33,3 +33,18 @@ class StepSchedule:
     def __call__(self, step: int) -> float:
         """Return the factor at a step, counted from 0."""
         return 0.1 ** sum(step >= share * self.steps for share in (0.5, 0.75))
+
+
+@dataclass(frozen=True)
+class LinearSchedule:
+    """The factor of the learning rate at a step: it falls in a straight line, to 0 after the last step.
+
+    Attributes:
+        steps: all steps.
+    """
+
+    steps: int
+
+    def __call__(self, step: int) -> float:
+        """Return the factor at a step, counted from 0."""
+        return max(0.0, 1 - step / self.steps)

@@ -69,3 +69,4 @@ def _start_worker(counter: Synchronized[int]) -> None:
     _steps_done = counter
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends workers silently; the parent says what happened
     torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # which are slow, and plenty once most samples are learned

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,7 +52,7 @@ def plot_runs(runs: Runs, task: Task, config: Config, path: Path) -> None:
     """Draw the runs of each method into a PNG.
 
     Args:
-        runs: the runs of each method by label; all of them evaluated at the same steps.
+        runs: the runs of each method by label and seed; those of a method evaluated at the same steps.
         task: what they were trained on.
         config: of any of the runs; what the title says is common to all.
         path: the file.
@@ -88,7 +88,7 @@ def drawn_scores(task: Task) -> tuple[Score, Score]:
 
 def _draw_curves(axes: Axes, runs: Runs, x: Quantity, y: Quantity) -> None:
     places, errors = [], []
-    for position, method_runs in enumerate(runs.values()):
+    for position, method_runs in enumerate(map(_aligned, runs.values())):
         values = np.array([[y(evaluation) for evaluation in run] for run in method_runs])
         values[~np.isfinite(values)] = np.nan  # of a network that diverged
         places.append(np.mean([[x(evaluation) for evaluation in run] for run in method_runs], axis=0))
@@ -106,11 +106,17 @@ def _draw_curves(axes: Axes, runs: Runs, x: Quantity, y: Quantity) -> None:
     axes.grid(visible=True)
 
 
+def _aligned(runs: Mapping[int, Run]) -> list[Run]:
+    """Return the runs cut to the length of the shortest: with a gain they end at different steps."""
+    shortest = min(map(len, runs.values()))
+    return [run[:shortest] for run in runs.values()]
+
+
 def _draw_classes(axes: Axes, runs: Runs, task: Task) -> None:
     num_classes = len(task.class_names)
     errors = []
     for position, method_runs in enumerate(runs.values()):
-        values = np.array([_class_percentages(run) for run in method_runs])
+        values = np.array([_class_percentages(run) for run in method_runs.values()])
         rows = np.arange(num_classes) + 0.7 * ((position + 0.5) / len(runs) - 0.5)
         style = _style(position)
         axes.hlines(rows, values.min(0), values.max(0), color=style["color"], linewidth=1.2, alpha=0.6)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from configuration import Config
-from evaluation import Evaluation
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
@@ -49,24 +47,3 @@ def json_line(row: Any) -> str:
 def config_text(config: Config) -> str:
     """Return the text of `config.json`."""
     return json.dumps(asdict(config), indent=2) + "\n"
-
-
-def save_run(folder: Path, config: Config, evaluations: Sequence[Evaluation]) -> None:
-    """Store a finished run. `metrics.jsonl` goes first and comes last: where it is, the config beside it is its own."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / METRICS_FILE).unlink(missing_ok=True)
-    write_atomically(folder / CONFIG_FILE, config_text(config))
-    write_atomically(folder / METRICS_FILE, "".join(map(json_line, evaluations)))
-
-
-def load_run(folder: Path) -> list[Evaluation]:
-    """Return the evaluations of a finished run."""
-    lines = (folder / METRICS_FILE).read_text(encoding="utf-8").splitlines()
-    return [Evaluation(**json.loads(line)) for line in lines]
-
-
-def is_finished(folder: Path, config: Config) -> bool:
-    """Return whether the folder holds the finished run of exactly this config."""
-    if not ((folder / METRICS_FILE).is_file() and (folder / CONFIG_FILE).is_file()):
-        return False
-    return (folder / CONFIG_FILE).read_text(encoding="utf-8") == config_text(config)

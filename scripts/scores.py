@@ -21,6 +21,7 @@ class Score:
         title: in words.
         unit: "%" for shares, else as in figures.
         column: heading in tables.
+        short: the same without the unit.
         decimals: shown in tables.
     """
 
@@ -28,6 +29,7 @@ class Score:
     title: str
     unit: str
     column: str
+    short: str
     decimals: int
 
     def of(self, evaluation: Evaluation) -> float:
@@ -47,7 +49,7 @@ class Score:
         return f"{self.title}, {self.unit}" if self.unit else self.title
 
 
-TEST_ERROR = Score("test_error", "test error", "%", "error %", 2)
-BALANCED_ERROR = Score("balanced_error", "balanced error", "%", "balanced %", 1)
-PERPLEXITY = Score("perplexity", "test perplexity", "", "perplexity", 1)
-TRAIN_LOSS = Score("train_loss", "training loss", "nats", "train loss", 4)
+TEST_ERROR = Score("test_error", "test error", "%", "error %", "error", 2)
+BALANCED_ERROR = Score("balanced_error", "balanced error", "%", "balanced %", "balanced", 1)
+PERPLEXITY = Score("perplexity", "test perplexity", "", "perplexity", "perplexity", 1)
+TRAIN_LOSS = Score("train_loss", "training loss", "nats", "train loss", "loss", 4)

@@ -109,6 +109,7 @@ TASKS: dict[str, Callable[[Path | None], Task]] = {
     "fashion-mnist-noisy-10": partial(_load_noisy, "fashion-mnist", 10),
     "fashion-mnist-noisy-20": partial(_load_noisy, "fashion-mnist", 20),
     "kjv": lambda _: kjv.load(),
+    "kjv-16th": lambda _: variants.thinned(kjv.load(), 16),
     "mnist": _load_mnist,
     "noise": lambda _: noise.make_noise(),
     "outliers": lambda _: noise.make_outliers(),
@@ -119,9 +120,11 @@ TASKS: dict[str, Callable[[Path | None], Task]] = {
 }
 """Loaders by name; each takes the folder to look in first."""
 
+LANGUAGE_TASKS = ("kjv", "kjv-16th", "ptb")
+
 DATASETS = {
-    CLASSIFICATION: tuple(name for name in TASKS if name not in ("kjv", "ptb")),
-    LANGUAGE_MODEL: ("kjv", "ptb"),
+    CLASSIFICATION: tuple(name for name in TASKS if name not in LANGUAGE_TASKS),
+    LANGUAGE_MODEL: LANGUAGE_TASKS,
 }
 """The data sets of each kind of task."""
 

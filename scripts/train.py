@@ -101,7 +101,7 @@ def report(training: Training, evaluations: list[Evaluation], folder: Path) -> N
         plot_gain(training.trace, training.task, config, folder / "gain.png")
     if evaluations:
         print(summary(training, evaluations[-1]))
-        plot_runs({Method.of(config).label: [evaluations]}, training.task, config, folder / "curves.png")
+        plot_runs({Method.of(config).label: {config.seed: evaluations}}, training.task, config, folder / "curves.png")
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -1,7 +1,8 @@
 """The training loop that every script shares: with `approx_is` or as it is without, timed, and evaluated at intervals.
 
 The method called `uniform` here is the loop that users have today, `DataLoader(shuffle=True)` and a mean loss, and does
-not touch `approx_is` at all: what the library is compared with is not slowed down by it.
+not touch `approx_is` at all: what the library is compared with is not slowed down by it. The other methods that it is
+compared with are those of `baselines`.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ from torch.utils.data.distributed import DistributedSampler
 
 from approx_is import ApproxSampler, Draw, GainLR, batch_weights, convert_batch_norm, upper_bound
 from approx_is.batch_norm import WeightedBatchNorm2d
-from configuration import BASELINE, PRESAMPLING, Config
-from evaluation import Evaluation, mean_loss, probe, test_results
+from baseline_methods import ChosenBatch, build_chooser, build_gradient_method
+from capture import share_captured
+from configuration import PRESAMPLING, Config
+from evaluation import Evaluation, probe, probe_results, test_results
 from models import initial_network
-from optimization import StepSchedule, build_optimizer
+from optimization import LinearSchedule, StepSchedule, build_optimizer
 from plain_epochs import PlainEpochs
 from processes import is_first, num_processes, own_number
 from runs import GainRow
@@ -38,6 +41,8 @@ RANK_SEEDS = 1_000_003
 """Times its number, this keeps the dropout of one process apart from that of the next."""
 
 Batch = tuple[Tensor, Tensor]
+Chosen = Draw | ChosenBatch | None
+"""What says how a batch was chosen; None for one of a plain epoch."""
 
 
 class Training:
@@ -60,13 +65,14 @@ class Training:
         self.task = task
         self.device = torch.device(config.device if device is None else device)
         self.model = initial_network(task, config.model, seed=config.seed, device=self.device)
-        if config.predictor != BASELINE:
+        if config.has_sampler:
             convert_batch_norm(self.model)
         self._has_batch_norm = any(isinstance(module, WeightedBatchNorm2d) for module in self.model.modules())
         self._in_step = DistributedDataParallel(self.model) if num_processes() > 1 else self.model
         if not is_first():  # dropout of its own
             torch.manual_seed(config.seed + RANK_SEEDS * own_number())
-        self.optimizer = build_optimizer(config.optimizer, self.model, config.lr)
+        self.own_steps = build_gradient_method(config, task, self.model)
+        self.optimizer = self.own_steps or build_optimizer(config.optimizer, self.model, config.lr)
         self._order = torch.Generator().manual_seed(config.seed)  # apart from the workers', who may stay
         self.loader: DataLoader[Any] = DataLoader(
             task.train,
@@ -78,9 +84,9 @@ class Training:
             generator=torch.Generator().manual_seed(config.seed),
         )
         self.plain = PlainEpochs(self.loader, self._order)
-        self.sampler = None if config.predictor == BASELINE else self._build_sampler()
-        factors: dict[str, Callable[[int], float]] = {"constant": lambda step: 1.0, "step": StepSchedule(config.steps)}
-        self.schedule = LambdaLR(self.optimizer, factors[config.schedule])
+        self.chooser = build_chooser(config, task, self.model, self.device, lambda: self.step / config.steps)
+        self.sampler = self._build_sampler() if config.has_sampler else None
+        self.schedule = LambdaLR(self.optimizer, _factor(config))
         self.gain = GainLR(self.schedule, self.sampler) if config.gain and self.sampler is not None else None
         self.step = 0
         self.trace: list[GainRow] = []
@@ -88,7 +94,7 @@ class Training:
         self.overhead_seconds = 0.0
         self.batch_loss = math.nan
         self._probe = probe(task.train, task.evaluated)
-        self._tested = task.test if task.evaluated is None else probe(task.test, task.evaluated)
+        self._tested = task.test if task.evaluated is None else probe(task.test, task.evaluated).samples
 
     def steps(self) -> Iterator[int]:
         """Train up to `config.steps`; yield the number of each step when it is done."""
@@ -126,16 +132,18 @@ class Training:
         """Evaluate the network as it is now."""
         overhead_ms, overhead_percent = self.overhead()
         metrics = self.sampler.metrics() if self.sampler is not None else {}
+        train_loss, losses, bounds = probe_results(self.model, self._probe.samples, self.device)
         return Evaluation(
             step=self.step,
             seconds=self.seconds,
             **test_results(self.model, self._tested, self.task, self.device),
-            train_loss=mean_loss(self.model, self._probe, self.device),
+            train_loss=train_loss,
             batch_loss=self.batch_loss,
             overhead_ms=overhead_ms,
             overhead_percent=overhead_percent,
             effective_sample_share=_finite(metrics.get("effective_sample_size", math.nan) / self._drawn_together),
             captured=_finite(metrics.get("captured", math.nan)),
+            captured_of_probe=_finite(share_captured(self, self._probe.indices, losses, bounds)),
             learning_rate=self.learning_rate,
             effective_steps=self.effective_steps,
             gain_ratio=1.0 if self.gain is None else self.gain.ratio,
@@ -163,7 +171,7 @@ class Training:
         return self.config.batch_size * (1 if self.config.shard else num_processes())
 
     def _plain_sampler(self) -> Sampler[int]:
-        if num_processes() > 1 and self.config.predictor == BASELINE:
+        if num_processes() > 1 and not self.config.has_sampler:
             return DistributedSampler(self.task.train, seed=self.config.seed)
         return RandomSampler(self.task.train, generator=self._order)
 
@@ -177,6 +185,7 @@ class Training:
             smoothing=config.smoothing,
             refresh=config.refresh,
             update_every=config.update_every,
+            reducible=config.reducible,
             gate="auto" if config.gate == "auto" else None,
             shard=config.shard,
             seed=config.seed,
@@ -191,35 +200,50 @@ class Training:
             options["equal_time"] = True
         return options
 
-    def _epoch(self) -> Iterator[tuple[Batch, Draw | None]]:
+    def _epoch(self) -> Iterator[tuple[Batch, Chosen]]:
         if self.sampler is not None:
             yield from self.sampler
-            return
-        yield from ((batch, None) for batch in self.plain)
+        elif self.chooser is not None:
+            for indices, weights in self.chooser.epoch():
+                yield self.task.train.__getitems__(indices), ChosenBatch(indices, weights)
+        else:
+            yield from ((batch, None) for batch in self.plain)
 
-    def _train_step(self, batches: Iterator[tuple[Batch, Draw | None]]) -> float:
+    def _train_step(self, batches: Iterator[tuple[Batch, Chosen]]) -> float:
         started = self._now()
-        (inputs, targets), draw = next(batches)
+        batch, chosen = next(batches)
         drawn = self._now()
-        targets = targets.to(self.device)
-        logits = self._logits(inputs.to(self.device), draw)
-        losses = F.cross_entropy(logits, targets, reduction="none")
-        loss = losses.mean() if draw is None else draw.weighted_mean(losses)
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        trained = self._now()
-        if self.sampler is not None and draw is not None:
-            self.sampler.update(draw, losses if self.config.observe == "loss" else lambda: upper_bound(logits, targets))
+        if self.own_steps is not None:
+            loss, trained = self.own_steps.step(batch), self._now()
+        else:
+            loss, trained = self._descend(batch, chosen)
         (self.gain or self.schedule).step()
         ended = self._now()
         self.seconds += ended - started
         self.overhead_seconds += (drawn - started) + (ended - trained)
-        return loss.item()
+        return loss
 
-    def _logits(self, inputs: Tensor, draw: Draw | None) -> Tensor:
+    def _descend(self, batch: Batch, chosen: Chosen) -> tuple[float, float]:
+        """Step along the gradient of the batch's loss; return that, and when the step was done."""
+        inputs, targets = batch[0].to(self.device), batch[1].to(self.device)
+        logits = self._logits(inputs, chosen)
+        losses = F.cross_entropy(logits, targets, reduction="none")
+        loss = losses.mean() if chosen is None else chosen.weighted_mean(losses)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        trained = self._now()
+        if isinstance(chosen, ChosenBatch):
+            self.chooser.observe(chosen.indices, losses)
+        elif chosen is not None:
+            observed = losses if self.config.observe == "loss" else lambda: upper_bound(logits, targets)
+            self.sampler.update(chosen, observed)
+        return loss.item(), trained
+
+    def _logits(self, inputs: Tensor, chosen: Chosen) -> Tensor:
         """Run the network; batch normalisation weighs its statistics so that they are the data set's, whatever k."""
-        weights = batch_weights(1 / draw.probabilities) if draw is not None and self._has_batch_norm else nullcontext()
+        is_weighted = self._has_batch_norm and chosen is not None
+        weights = batch_weights(1 / chosen.probabilities) if is_weighted else nullcontext()
         with weights:
             logits: Tensor = self._in_step(inputs)
         return logits
@@ -243,3 +267,10 @@ def check_runs(configs: Iterable[Config], task: Task) -> None:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
+
+
+def _factor(config: Config) -> Callable[[int], float]:
+    """Return the factor of the learning rate by the step."""
+    if config.schedule == "step":
+        return StepSchedule(config.steps)
+    return LinearSchedule(config.steps) if config.schedule == "linear" else lambda step: 1.0

@@ -27,6 +27,7 @@ def training_state(training: Training) -> dict[str, Any]:
         "schedule": (training.gain or training.schedule).state_dict(),
         "sampler": gathered_by_first(sampler) if training.config.shard else sampler,
         "plain": training.plain.state_dict(),
+        "chooser": None if training.chooser is None else training.chooser.state_dict(),
         "step": training.step,
         "random": gathered(_random_state(training.device)),
         "seconds": training.seconds,
@@ -52,6 +53,8 @@ def load_training_state(training: Training, state: Mapping[str, Any]) -> None:
     training.optimizer.load_state_dict(state["optimizer"])
     (training.gain or training.schedule).load_state_dict(state["schedule"])
     training.plain.load_state_dict(state["plain"])
+    if training.chooser is not None:
+        training.chooser.load_state_dict(state["chooser"])
     training.step = state["step"]
     training.seconds, training.overhead_seconds = state["seconds"], state["overhead_seconds"]
     training.batch_loss = state["batch_loss"]

@@ -11,7 +11,7 @@ from samples import InMemoryDataset, Task
 from scores import BALANCED_ERROR
 from suspects import flip_labels
 
-__all__ = ["fine_tuning", "long_tailed", "noisy"]
+__all__ = ["fine_tuning", "long_tailed", "noisy", "thinned"]
 
 FLIPS_SEED = 987_654_321
 """Of the choice of wrong labels, which is the same for every run, whatever its own seed.
@@ -80,3 +80,12 @@ def fine_tuning(task: Task, known: int) -> Task:
         title=f"{task.title} after its first {known} classes",
         prepare=Pretraining(samples, known),
     )
+
+
+def thinned(task: Task, every: int) -> Task:
+    """Return the task with every so many training samples only, the first one and those in equal distances after it.
+
+    Of a text these are words in all its parts, each with the whole of its context. An epoch takes that much less time.
+    """
+    train = InMemoryDataset(task.train.inputs[::every], task.train.targets[::every])
+    return replace(task, name=f"{task.name}-{every}th", title=f"{task.title}, every {every}th word", train=train)

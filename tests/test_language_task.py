@@ -123,7 +123,7 @@ class TestOptions:
         assert scripts("tasks").dataset_of(kind, dataset) == expected
 
     def test_a_data_set_of_another_task_is_refused(self, run_script, tmp_path):
-        with pytest.raises(SystemExit, match=r"one of kjv, ptb for `--task lm`; got 'shuttle'\.$"):
+        with pytest.raises(SystemExit, match=r"one of kjv, kjv-16th, ptb for `--task lm`; got 'shuttle'\.$"):
             run_script("train", "--task", "lm", "--dataset", "shuttle", "--out", tmp_path / "run")
 
     @pytest.mark.parametrize(("model", "kind"), [("mlp", "lm"), ("lstm", "classification")])
@@ -182,7 +182,9 @@ class TestEvaluation:
         training = scripts("training").Training(scripts("configuration").Config("ptb", predictor="uniform"), task)
         next(training.steps())
         row = training.evaluate()
-        chosen = torch.randperm(len(task.test), generator=torch.Generator().manual_seed(0))[:50]
+        chosen = torch.randperm(
+            len(task.test), generator=torch.Generator().manual_seed(scripts("evaluation").PROBE_SEED)
+        )[:50]
         training.model.eval()
         logits = training.model(task.test.inputs[chosen])
         assert row.perplexity == pytest.approx(math.exp(F.cross_entropy(logits, task.test.targets[chosen]).item()))
@@ -208,19 +210,17 @@ def test_trains_and_says_the_perplexity(run_script, ptb, tmp_path, capsys):
     assert not list((tmp_path / "run").glob("events*"))  # of TensorBoard, which was not asked for
 
 
-def test_methods_are_compared_by_perplexity(scripts, ptb, tmp_path, capsys):
-    compare, configuration, tasks = scripts("compare"), scripts("configuration"), scripts("tasks")
-    options = {"dataset": "ptb", "steps": 4, "eval_every": 2}
-    configs = [configuration.Config(predictor=name, **options) for name in ("uniform", "last-loss")]
-    jobs = [compare.Job(config, tmp_path / config.predictor, ptb) for config in configs]
-    for job in jobs:
-        compare.run(job)
-    compare.report(jobs, tasks.load_task("ptb", ptb), tmp_path)
-    header, _, uniform, _ = capsys.readouterr().out.splitlines()[:4]
-    assert "| perplexity | train loss |" in header
-    assert "error" not in header
-    assert f" {scripts('runs').load_run(jobs[0].folder)[-1].perplexity:.1f} |" in uniform
-    assert "a test perplexity at or below the best that uniform reaches" in (tmp_path / "table.md").read_text()
+def test_methods_are_compared_by_perplexity(run_script, ptb, tmp_path, capsys):
+    options = ["--task", "lm", "--dataset", "ptb", "--data-dir", ptb, "--seeds", 1, "--jobs", 1]
+    options += ["--methods", "uniform", "last-loss", "--steps", 4, "--eval-every", 2, "--out", tmp_path]
+    run_script("compare", *options)
+    table = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| method"))
+    assert "| perplexity |" in table
+    assert "error" not in table
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    uniform = next(row for row in rows if row["method"] == "uniform" and row["step"] == 4)
+    assert f" {uniform['perplexity']:.1f} |" in (tmp_path / "comparison.md").read_text()
+    assert "a test perplexity at or below the best that uniform reaches" in (tmp_path / "comparison.md").read_text()
     assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -233,5 +233,5 @@ def test_a_run_that_diverged_is_drawn(scripts, ptb, tmp_path):
         for step, value in [(1, 9.0), (2, math.inf)]
     ]
     task, config = scripts("text").penn_treebank(ptb), scripts("configuration").Config("ptb")
-    scripts("plots").plot_runs({"uniform": [rows]}, task, config, tmp_path / "curves.png")
+    scripts("plots").plot_runs({"uniform": {0: rows}}, task, config, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")

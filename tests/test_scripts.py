@@ -140,33 +140,35 @@ class TestCompare:
         ]
         first = run_script("compare.py", *options, "--out", tmp_path)
         assert first.returncode == 0, first.stderr
-        metrics = sorted(tmp_path.glob("*/seed-0/metrics.jsonl"))
-        assert [path.parent.parent.name for path in metrics] == ["last-loss-k0.5-loss", "uniform"]
-        written = [path.stat().st_mtime_ns for path in metrics]
+        written = (tmp_path / "results.jsonl").read_text()
+        rows = [json.loads(line) for line in written.splitlines()]
+        assert {(row["method"], row["seed"], row["step"]) for row in rows} == {
+            (method, 0, step) for method in ("uniform", "last-loss:0.5") for step in (10, 20)
+        }
         (tmp_path / "comparison.png").unlink()
         second = run_script("compare.py", *options, "--out", tmp_path)
         assert second.returncode == 0, second.stderr
         assert "2 of 2 runs were finished before" in second.stderr
-        assert [path.stat().st_mtime_ns for path in metrics] == written
+        assert (tmp_path / "results.jsonl").read_text() == written
         assert second.stdout == first.stdout
-        assert "last-loss, k = 0.5" in (tmp_path / "table.md").read_text()
+        assert "last-loss, k = 0.5" in (tmp_path / "comparison.md").read_text()
         assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
-
-    def test_a_run_is_finished_only_for_its_own_config(self, scripts, tmp_path):
-        runs, config = scripts("runs"), scripts("configuration").Config("shuttle")
-        assert not runs.is_finished(tmp_path, config)
-        runs.save_run(tmp_path, config, [evaluation(scripts)])
-        assert runs.is_finished(tmp_path, config)
-        assert not runs.is_finished(tmp_path, replace(config, lr=0.01))
-        assert runs.load_run(tmp_path) == [evaluation(scripts)]
 
     def test_methods_are_written_as_predictor_k_and_observation(self, scripts):
         method = scripts("methods").Method
         assert method.parse("lstm:1:upper-bound") == method("lstm", 1.0, "upper-bound")
         assert method.parse("lstm:-0.5") == method("lstm", -0.5, "loss")
-        assert method.parse("uniform").folder == "uniform"
+        assert method.parse("svrg@0.1") == method("svrg", lr=0.1)
+        assert method.parse("rais:1:upper-bound+gain") == method("rais", 1.0, "upper-bound", gain=True)
+        assert method.parse("lstm@1e-2+gate").settings["gate"] == "auto"
 
-    @pytest.mark.parametrize("text", ["", "lstm:", "lstm:x", "lstm:1:gradient", "lstm:1:loss:2", "uniform:0.5"])
+    @pytest.mark.parametrize("text", ["uniform", "lstm", "lstm:0.5", "lstm:1:upper-bound@0.003+gain+gate", "scsg@0.1"])
+    def test_a_method_is_written_as_it_is_read(self, scripts, text):
+        assert str(scripts("methods").Method.parse(text)) == text
+
+    @pytest.mark.parametrize(
+        "text", ["", "lstm:", "lstm:x", "lstm:1:gradient", "lstm:1:loss:2", "uniform:0.5", "svrg+gain", "lstm@"]
+    )
     def test_methods_written_otherwise_are_refused(self, scripts, text):
         with pytest.raises(ValueError, match=r"must be written predictor\[:k\[:observe\]\]"):
             scripts("methods").Method.parse(text)
@@ -176,12 +178,13 @@ class TestCompare:
             rows = enumerate(errors, start=1)
             return [evaluation(scripts, step=100 * n, seconds=float(n), test_error=error) for n, error in rows]
 
-        baselines = [run(0.4, 0.2, 0.3, 0.3), run(0.4, 0.3, 0.2, 0.1)]
-        arrival = scripts("tables").arrival([run(0.2, 0.1, 0.1, 0.3), run(0.4, 0.3, 0.2, 0.2)], baselines)
-        assert (arrival.seeds, arrival.steps, arrival.seconds) == (1, 100, 1.0)
-        assert arrival.of_uniform == pytest.approx(1 / 2)
-        assert scripts("tables").arrival([run(0.9), run(0.9)], baselines) is None
-        assert scripts("tables").arrival(baselines, baselines).of_uniform == 1
+        baselines = {0: run(0.4, 0.2, 0.3, 0.3), 1: run(0.4, 0.3, 0.2, 0.1)}
+        arrival = scripts("tables").arrival({0: run(0.2, 0.1, 0.1, 0.3), 1: run(0.4, 0.3, 0.2, 0.2)}, baselines)
+        assert (arrival.seeds, arrival.steps) == (1, 100)
+        assert arrival.step_ratios == arrival.time_ratios == (0.5,)
+        assert scripts("tables").arrival({0: run(0.9), 1: run(0.9)}, baselines) is None
+        assert scripts("tables").arrival({2: run(0.0)}, baselines) is None
+        assert scripts("tables").arrival(baselines, baselines).step_ratios == (1, 1)
 
 
 class TestTasks:

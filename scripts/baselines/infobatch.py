@@ -90,8 +90,16 @@ class InfoBatch:
         check_observed("InfoBatch.observe", indices, losses)
         self._scores[indices] = losses.detach().to("cpu", torch.float32).nan_to_num(math.inf, math.inf, math.inf)
 
+    def propensities(self, indices: Tensor, losses: Tensor) -> Tensor:
+        """Return with which probability an epoch that begins now keeps these samples; the losses are the last ones."""
+        check_observed("InfoBatch.propensities", indices, losses)
+        return self._keep_probabilities()[indices]
+
+    def _keep_probabilities(self) -> Tensor:
+        return keep_probabilities(self._scores, self._ratio if self._progress() < self._delta else 0.0)
+
     def _begin_epoch(self) -> None:
-        probabilities = keep_probabilities(self._scores, self._ratio if self._progress() < self._delta else 0.0)
+        probabilities = self._keep_probabilities()
         draws = torch.rand(len(probabilities), dtype=torch.float64, generator=self._generator)
         kept = (draws < probabilities).nonzero().flatten()
         kept = kept[torch.randperm(len(kept), generator=self._generator)]

@@ -61,6 +61,15 @@ class BatchChooser(Protocol):
         """Learn the unweighted losses [B] of a batch, as they were before its step, attached to a graph or not."""
         ...
 
+    def propensities(self, indices: Tensor, losses: Tensor) -> Tensor:
+        """Return what the chances of these samples are in proportion to, as things are, float64 [n].
+
+        Args:
+            indices: of the samples, int64 [n].
+            losses: of these with the network as it is, [n], for methods that would run it to know.
+        """
+        ...
+
     def state_dict(self) -> dict[str, Any]:
         """Return the complete state: from it the batches go on bit by bit, also amid an epoch."""
         ...

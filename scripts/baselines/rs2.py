@@ -71,6 +71,11 @@ class RS2:
         """Learn nothing."""
         check_observed("RS2.observe", indices, losses)
 
+    def propensities(self, indices: Tensor, losses: Tensor) -> Tensor:
+        """Return ones: all samples have the same chance."""
+        check_observed("RS2.propensities", indices, losses)
+        return torch.ones(len(indices), dtype=torch.float64)
+
     def _subset(self) -> Tensor:
         order = torch.randperm(self._num_samples, generator=self._generator)
         if self._replacement:

@@ -95,6 +95,14 @@ class SelectiveBackprop:
         """Learn nothing: the history is of the candidates' losses."""
         check_observed("SelectiveBackprop.observe", indices, losses)
 
+    def propensities(self, indices: Tensor, losses: Tensor) -> Tensor:
+        """Return with which probability these are selected by their losses, each one's own among the recent ones."""
+        check_observed("SelectiveBackprop.propensities", indices, losses)
+        if len(self._recent) == 0:
+            return torch.ones(len(indices), dtype=torch.float64)
+        lowest = len(self._recent) ** -self._beta  # where its own is the only one at most as high
+        return selection_probabilities(losses, self._recent, self._beta).clamp_min(lowest)
+
     def _select(self, indices: Tensor) -> None:
         """Score candidates and let the selected ones wait; a loss that is not finite counts as the highest."""
         losses = self._score(indices).detach().to("cpu", torch.float32).nan_to_num(math.inf, math.inf, math.inf)

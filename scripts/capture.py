@@ -1,0 +1,94 @@
+"""The share of the ideal variance reduction that a method's choice of samples captures, whatever the method."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from approx_is.diagnostics import captured
+from approx_is.predictors.scores import gradient_norm_score
+from configuration import PRESAMPLING
+
+if TYPE_CHECKING:
+    from training import Training
+
+__all__ = ["captured_by_pools", "share_captured"]
+
+PRESAMPLE = 3
+"""Candidates over samples trained on, the default of the predictors that presample."""
+
+PRESAMPLING_SMOOTHING = 0.1
+"""Their smoothing, in mean scores."""
+
+SCORED_POOLS = 8
+"""Pools whose gradient norms are computed, which takes as long as so many training steps or more."""
+
+
+def share_captured(training: Training, indices: Tensor, losses: Tensor, bounds: Tensor) -> float:
+    r"""Return log ρ / log ρ* over some training samples, with the network as it is, in eval mode.
+
+    ρ is the second moment of a uniform draw over that of the *unbiased* estimate from draws as the method chooses, so
+    that methods are compared by what they draw, whatever weights they then give. 1 is the oracle, 0 uniform.
+
+    Args:
+        training: the run.
+        indices: of the samples, int64 [n].
+        losses: of these samples, [n].
+        bounds: of the norms of their gradients, [n], the importance.
+
+    Returns:
+        The share; NaN for methods that draw uniformly or where there is nothing to capture.
+    """
+    if training.chooser is not None:
+        return captured(bounds, _normalised(training.chooser.propensities(indices, losses)))
+    if training.sampler is None:
+        return math.nan
+    if training.config.predictor in PRESAMPLING:
+        pool = PRESAMPLE * training.config.batch_size
+        if training.config.predictor == "gradient-norm":
+            indices, bounds = indices[: SCORED_POOLS * pool], bounds[: SCORED_POOLS * pool]
+            return captured_by_pools(bounds, _gradient_norms(training, indices), pool)
+        return captured_by_pools(bounds, losses if training.config.predictor == "oracle" else bounds, pool)
+    return captured(bounds, _normalised(training.sampler.probabilities(indices).cpu()))
+
+
+def captured_by_pools(importance: Tensor, scores: Tensor, pool: int) -> float:
+    r"""Return the share captured by draws from pools of uniform candidates, in proportion to their smoothed scores.
+
+    .. math:: \rho^{-1} \propto \mathrm{E}\Big[\frac1M \sum_i s_i \cdot \frac1M \sum_i \frac{v_i^2}{s_i}\Big]
+
+    with the sums over the M candidates of a pool. Even the best scores capture less than 1, since a pool has only some
+    of the samples that matter.
+
+    Args:
+        importance: v of all samples, [n], in random order or in any if there are many pools.
+        scores: s of the same.
+        pool: candidates M.
+    """
+    order = torch.randperm(len(scores), generator=torch.Generator().manual_seed(0))
+    order = order[: max(1, len(order) // pool) * pool].view(-1, min(pool, len(order)))
+    squares, scores = importance.double()[order].square(), scores.double()[order]
+    smoothed = scores + PRESAMPLING_SMOOTHING * scores.mean(1, keepdim=True) + 1e-12
+    moment = (smoothed.mean(1) * (squares / smoothed).mean(1)).mean()
+    ideal = (importance.double()[order].mean() ** 2).item()
+    uniform = squares.mean().item()
+    return math.log(uniform / moment.item()) / math.log(uniform / ideal) if uniform > ideal > 0 else math.nan
+
+
+def _gradient_norms(training: Training, indices: Tensor) -> Tensor:
+    inputs, targets = training.task.train.__getitems__(indices)
+    was_training = training.model.training
+    training.model.eval()
+    try:
+        parts = zip(inputs.split(training.config.batch_size), targets.split(training.config.batch_size), strict=True)
+        batches = ((some.to(training.device), labels.to(training.device)) for some, labels in parts)
+        return torch.cat([gradient_norm_score(training.model, batch).detach().cpu() for batch in batches])
+    finally:
+        training.model.train(was_training)
+
+
+def _normalised(weights: Tensor) -> Tensor:
+    return weights.double() / weights.double().sum()

@@ -1,0 +1,134 @@
+"""What is compared: methods on a workload, over seeds. `EVIDENCE` is what `make results` runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from methods import Method
+
+__all__ = ["DEMO", "EVIDENCE", "Comparison"]
+
+DRAWN = (
+    *("uniform", "last-loss:0.5", "class-gaussian:0.5", "lstm:0.5"),
+    *("lstm:1:upper-bound", "rais:1:upper-bound"),
+)
+"""Methods in figures, unless a comparison names others; they are run first."""
+
+FIRST_SEEDS = 3
+"""Seeds of theirs that are run before all other methods."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Methods on one workload, over seeds.
+
+    Attributes:
+        name: in the results, in the names of figures, and in `--only`.
+        methods: as they are written, see `methods`.
+        settings: fields of `Config` that all runs have in common; a `dataset` at least.
+        seeds: how many, from 0.
+        drawn: methods in the figure; those of `methods` where none of these is among them.
+        options: keyword arguments by predictor.
+        like: name of the comparison whose runs say how long a step of each method takes. Then a method gets as many of
+            the `steps` as fit into the time that they take uniform; None for the same number of steps for all.
+    """
+
+    name: str
+    methods: tuple[str, ...]
+    settings: dict[str, Any]
+    seeds: int = 3
+    drawn: tuple[str, ...] = DRAWN
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    like: str | None = None
+
+    @property
+    def parsed(self) -> dict[str, Method]:
+        """The methods by how they are written, each once.
+
+        Raises:
+            ValueError: one is not written as it should be.
+        """
+        methods = [Method.parse(text) for text in self.methods]
+        return {str(method): method for method in methods}
+
+
+OTHERS = ("rs2", "infobatch", "selective-backprop")
+PEERS = ("last-loss:1:upper-bound", "last-loss:0.5", "last-loss:0", "rank:0.5", "rank:0")
+PRESAMPLED = ("upper-bound:1:upper-bound", "oracle:1", "oracle:0.5")
+PREDICTED = (
+    *("class-gaussian:1:upper-bound", "class-gaussian:0.5", "class-gaussian:0"),
+    *("lstm:1:upper-bound", "lstm:0.5", "lstm:0"),
+    *("rais:1:upper-bound", "rais:0.5", "rais:0"),
+)
+GATED = ("lstm:1:upper-bound+gate",)
+ALL = ("uniform", *PREDICTED, *PEERS, *OTHERS, *PRESAMPLED, *GATED)
+ON_NOISE = (
+    *("uniform", "lstm:1:upper-bound", "lstm:0.5", "lstm:0.5+reducible", "lstm:0", "lstm:0+reducible"),
+    *("last-loss:0.5", "last-loss:0.5+reducible", "last-loss:0", "last-loss:0+reducible"),
+)
+WITH_SGD = (
+    *("uniform", "lstm:1:upper-bound", "lstm:1:upper-bound+gain", "rais:1:upper-bound", "rais:1:upper-bound+gain"),
+    *("svrg", "katyusha", "scsg"),
+)
+GRADIENT_OPTIONS = {"scsg": {"big_batch": 1024, "batch_growth": 0.0, "lr_exponent": 0.0, "inner": "fixed"}}
+"""The paper's step sizes are for minibatches of one sample; with its schedule SCSG hardly moves."""
+
+ADAM_RATES = (0.0003, 0.001, 0.003, 0.01)
+SGD_RATES = (0.01, 0.03, 0.1, 0.3)
+
+SHUTTLE = {"dataset": "shuttle", "steps": 8_000, "eval_every": 200}
+SMALL = {"dataset": "fashion-mnist", "model": "small-cnn", "steps": 3_000, "eval_every": 150}
+PAPER = {"dataset": "fashion-mnist", "model": "paper", "steps": 2_400, "eval_every": 200}
+LONG_TAILED = {"dataset": "fashion-mnist-lt", "model": "mlp", "steps": 3_000, "eval_every": 150}
+NOISY = {"model": "mlp", "steps": 6_000, "eval_every": 300}
+FINE_TUNED = {"dataset": "fashion-mnist-finetune", "model": "small-cnn", "steps": 1_500, "eval_every": 100}
+ROWS = {"dataset": "fashion-mnist", "model": "row-lstm", "steps": 2_000, "eval_every": 125}
+BIBLE = {"dataset": "kjv-16th", "steps": 1_300, "eval_every": 100}
+WORKLOADS = {
+    "shuttle": SHUTTLE,
+    "fashion-mnist-lt": LONG_TAILED,
+    "fashion-mnist-small": SMALL,
+    "fashion-mnist-finetune": FINE_TUNED,
+    "fashion-mnist-rows": ROWS,
+    "kjv": BIBLE,
+}
+
+
+def tuning(
+    name: str,
+    settings: dict[str, Any],
+    *,
+    rates: tuple[float, ...] = ADAM_RATES,
+    methods: tuple[str, ...] = ("uniform",),
+    seeds: int = 1,
+) -> Comparison:
+    """Return the comparison that the learning rate of uniform and of other baselines is chosen by."""
+    written = tuple(f"{method}@{rate:g}" for method in methods for rate in rates)
+    return Comparison(f"{name}-rates", written, settings, seeds=seeds, drawn=(), options=GRADIENT_OPTIONS)
+
+
+RATES = (
+    tuning("shuttle", SHUTTLE, seeds=2),
+    tuning(
+        "shuttle-sgd",
+        {**SHUTTLE, "optimizer": "sgd"},
+        rates=SGD_RATES,
+        methods=("uniform", "svrg", "katyusha", "scsg"),
+        seeds=2,
+    ),
+    tuning("fashion-mnist-lt", LONG_TAILED, seeds=2),
+    tuning("fashion-mnist-noisy-10", {"dataset": "fashion-mnist-noisy-10", **NOISY}),
+    tuning("fashion-mnist-small", SMALL, seeds=2),
+    tuning("fashion-mnist-finetune", FINE_TUNED),
+    tuning("fashion-mnist-rows", ROWS),
+    tuning("kjv", BIBLE, rates=(0.001, 0.003, 0.01)),
+)
+EVIDENCE = RATES
+DEMO = Comparison(
+    "comparison",
+    ("uniform", "last-loss:0.5", "lstm:1:upper-bound", "lstm:0.5"),
+    {"dataset": "shuttle", "steps": 3_000, "eval_every": 100},
+    seeds=2,
+    drawn=(),
+)

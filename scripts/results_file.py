@@ -1,0 +1,166 @@
+"""The results of many runs in one file of JSON lines, a row an evaluation, which processes may write to together."""
+
+from __future__ import annotations
+
+import fcntl
+import gzip
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from configuration import Config
+from evaluation import Evaluation, Run
+from runs import write_atomically
+
+__all__ = ["ResultsFile", "RunKey", "digest", "read_runs"]
+
+DIGITS = 6
+"""Significant ones that are kept."""
+
+
+@dataclass(frozen=True)
+class RunKey:
+    """What a run is known by.
+
+    Attributes:
+        comparison: that it is part of.
+        method: as it is written, see `methods`.
+        seed: of the run.
+        config: `digest` of all that determines it.
+    """
+
+    comparison: str
+    method: str
+    seed: int
+    config: str
+
+
+def digest(config: Config, without: Iterable[str] = ()) -> str:
+    """Return a hash of what determines a run: the fields of its config that are not as they are by default.
+
+    A new field with a default that changes nothing leaves the runs of before valid.
+
+    Args:
+        config: of the run.
+        without: fields that are left out.
+    """
+    defaults = {field.name: getattr(Config(config.dataset), field.name) for field in fields(Config)}
+    left_out = {"dataset", *without}
+    own = {
+        name: value for name, value in asdict(config).items() if name not in left_out and value != defaults.get(name)
+    }
+    return hashlib.sha256(json.dumps([config.dataset, own], sort_keys=True).encode()).hexdigest()[:12]
+
+
+class ResultsFile:
+    """Finished runs in a file. Processes that write to it at once wait for one another, and none does another's run.
+
+    Args:
+        path: of the file, in a folder that exists.
+        known: another such file, which may be compressed, whose runs count as finished; it need not exist.
+    """
+
+    def __init__(self, path: Path, known: Path | None = None) -> None:
+        self._path = path
+        self._known = known
+
+    def runs(self) -> dict[RunKey, list[Evaluation]]:
+        """Return the finished runs."""
+        return {**(read_runs(self._known) if self._known else {}), **read_runs(self._path)}
+
+    def append(self, key: RunKey, evaluations: Run) -> None:
+        """Add a finished run, all of it or nothing."""
+        text = "".join(f"{json.dumps(row)}\n" for row in _rows(key, evaluations))
+        with self._path.open("ab+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if file.seek(0, os.SEEK_END) and not _ends_a_line(file):
+                text = f"\n{text}"
+            file.write(text.encode())
+
+    @contextmanager
+    def claim(self, key: RunKey) -> Iterator[bool]:
+        """Yield whether the run is this process's to do: no other is doing it, and none has finished it.
+
+        The claim ends with the process, however that ends.
+        """
+        path = (
+            self._path.parent / ".claims" / f"{key.comparison}-{key.method.replace('/', '-')}-{key.seed}-{key.config}"
+        )
+        path.parent.mkdir(exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield key not in self.runs()
+
+    def publish(self, keys: Iterable[RunKey], path: Path) -> None:
+        """Write these runs, those that are finished, into a file of their own; compressed if its name ends in `.gz`."""
+        runs = self.runs()
+        rows = (json.dumps(row) for key in keys if key in runs for row in _rows(key, runs[key]))
+        text = "".join(f"{row}\n" for row in rows)
+        if path.suffix != ".gz":
+            write_atomically(path, text)
+            return
+        unfinished = path.with_name(f".{path.name}")
+        unfinished.write_bytes(gzip.compress(text.encode(), mtime=0))
+        unfinished.replace(path)
+
+
+def read_runs(path: Path) -> dict[RunKey, list[Evaluation]]:
+    """Return the runs of a file, compressed if its name ends in `.gz`; none where there is no file.
+
+    A run whose lines were cut short, by a full disk or a power cut, counts as not finished; of one that is there twice
+    the later one counts.
+
+    Raises:
+        ValueError: a line holds something else.
+    """
+    if not path.is_file():
+        return {}
+    runs: dict[RunKey, list[Evaluation]] = {}
+    complete: set[RunKey] = set()
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            try:
+                key = RunKey(*(row.pop(field.name) for field in fields(RunKey)))
+                is_last = row.pop("last")
+                evaluation = Evaluation(**{field.name: row.get(field.name) for field in fields(Evaluation)})
+            except (KeyError, TypeError, AttributeError) as error:
+                raise ValueError(f"{path}, line {number}, is no row of a comparison's results: {error!r}.") from error
+            before = runs.setdefault(key, [])
+            if before and evaluation.step <= before[-1].step:
+                before.clear()
+            before.append(evaluation)
+            (complete.add if is_last else complete.discard)(key)
+    return {key: evaluations for key, evaluations in runs.items() if key in complete}
+
+
+def _rows(key: RunKey, evaluations: Run) -> Iterator[dict[str, Any]]:
+    for position, evaluation in enumerate(evaluations, start=1):
+        is_last = position == len(evaluations)
+        values = {name: _rounded(value) for name, value in asdict(evaluation).items() if value is not None}
+        if not is_last:
+            values.pop("class_errors", None)  # a third of the file, and looked at only at the end
+        yield {**asdict(key), "last": is_last, **values}
+
+
+def _ends_a_line(file: BinaryIO) -> bool:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_rounded(entry) for entry in value]
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
