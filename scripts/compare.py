@@ -18,7 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
-from comparisons import DEMO, EVIDENCE, Comparison
+from comparisons import DEMO, EVIDENCE, FIRST_SEEDS, Comparison
 from configuration import Config
 from equal_time import steps_in_time
 from evaluation import Evaluation, Run
@@ -46,6 +46,7 @@ class Job:
         key: what its results are known by.
         config: what to run.
         label: the method's name in tables.
+        is_urgent: whether figures need it.
         results: where they go.
         data_dir: where to look first for data that is not bundled.
     """
@@ -53,6 +54,7 @@ class Job:
     key: RunKey
     config: Config
     label: str
+    is_urgent: bool
     results: ResultsFile
     data_dir: Path | None
 
@@ -65,6 +67,7 @@ def main() -> None:
         comparisons = chosen(arguments)
         arguments.out.mkdir(parents=True, exist_ok=True)
         at_once = [job for each in comparisons if each.like is None for job in plan(each, results, arguments.data_dir)]
+        at_once.sort(key=lambda job: not job.is_urgent)
         check(at_once, results)
         run_unfinished(at_once, results, arguments.jobs)
         in_time = [
@@ -143,7 +146,8 @@ def plan(comparison: Comparison, results: ResultsFile, data_dir: Path | None) ->
             settings = {**comparison.settings, **method.settings, **own_steps}
             config = Config(**settings, predictor_options=comparison.options.get(method.predictor, {}), seed=seed)
             key = RunKey(comparison.name, text, seed, digest(config, without))
-            jobs.append(Job(key, config, method.label, results, data_dir))
+            is_urgent = text in comparison.drawn and seed < FIRST_SEEDS
+            jobs.append(Job(key, config, method.label, is_urgent, results, data_dir))
     return jobs
 
 

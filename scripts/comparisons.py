@@ -63,19 +63,24 @@ PREDICTED = (
 )
 GATED = ("lstm:1:upper-bound+gate",)
 ALL = ("uniform", *PREDICTED, *PEERS, *OTHERS, *PRESAMPLED, *GATED)
+PRIMARY = ("uniform", "lstm:1:upper-bound", "lstm:0.5", "rais:1:upper-bound", "last-loss:0.5", "class-gaussian:0.5")
+IN_TIME = (
+    *("uniform", "rs2", "infobatch", "selective-backprop", "last-loss:0.5", "class-gaussian:0.5", "lstm:0.5"),
+    *("lstm:1:upper-bound", "rais:1:upper-bound", "upper-bound:1:upper-bound", "lstm:1:upper-bound+gate"),
+)
+TIMED = ("shuttle", "fashion-mnist-lt", "fashion-mnist-small", "fashion-mnist-finetune", "fashion-mnist-rows", "kjv")
 ON_NOISE = (
     *("uniform", "lstm:1:upper-bound", "lstm:0.5", "lstm:0.5+reducible", "lstm:0", "lstm:0+reducible"),
     *("last-loss:0.5", "last-loss:0.5+reducible", "last-loss:0", "last-loss:0+reducible"),
 )
 WITH_SGD = (
     *("uniform", "lstm:1:upper-bound", "lstm:1:upper-bound+gain", "rais:1:upper-bound", "rais:1:upper-bound+gain"),
-    *("svrg", "katyusha", "scsg"),
+    *("svrg@0.3", "katyusha@0.3", "scsg@0.3"),
 )
 GRADIENT_OPTIONS = {"scsg": {"big_batch": 1024, "batch_growth": 0.0, "lr_exponent": 0.0, "inner": "fixed"}}
 """The paper's step sizes are for minibatches of one sample; with its schedule SCSG hardly moves."""
 
 ADAM_RATES = (0.0003, 0.001, 0.003, 0.01)
-SGD_RATES = (0.01, 0.03, 0.1, 0.3)
 
 SHUTTLE = {"dataset": "shuttle", "steps": 8_000, "eval_every": 200}
 SMALL = {"dataset": "fashion-mnist", "model": "small-cnn", "steps": 3_000, "eval_every": 150}
@@ -85,14 +90,6 @@ NOISY = {"model": "mlp", "steps": 6_000, "eval_every": 300}
 FINE_TUNED = {"dataset": "fashion-mnist-finetune", "model": "small-cnn", "steps": 1_500, "eval_every": 100}
 ROWS = {"dataset": "fashion-mnist", "model": "row-lstm", "steps": 2_000, "eval_every": 125}
 BIBLE = {"dataset": "kjv-16th", "steps": 1_300, "eval_every": 100}
-WORKLOADS = {
-    "shuttle": SHUTTLE,
-    "fashion-mnist-lt": LONG_TAILED,
-    "fashion-mnist-small": SMALL,
-    "fashion-mnist-finetune": FINE_TUNED,
-    "fashion-mnist-rows": ROWS,
-    "kjv": BIBLE,
-}
 
 
 def tuning(
@@ -108,13 +105,31 @@ def tuning(
     return Comparison(f"{name}-rates", written, settings, seeds=seeds, drawn=(), options=GRADIENT_OPTIONS)
 
 
+def at_rate(settings: dict[str, Any], rate: float) -> dict[str, Any]:
+    """Return the settings with uniform's best learning rate, see `RATES`."""
+    return {**settings, "lr": rate}
+
+
+def noisy(dataset: str, settings: dict[str, Any], seeds: int) -> Comparison:
+    """Return the comparison on wrong labels, where methods may draw by what training can still reduce."""
+    drawn = ("uniform", "lstm:1:upper-bound", "lstm:0.5", "lstm:0.5+reducible", "lstm:0", "lstm:0+reducible")
+    return Comparison(dataset, ON_NOISE, {**settings, "dataset": dataset}, seeds, drawn)
+
+
+def in_time(comparison: Comparison) -> Comparison:
+    """Return the comparison in the time that uniform takes, with a learning rate that falls to 0 within it."""
+    settings = {**comparison.settings, "schedule": "linear"}
+    return Comparison(f"{comparison.name}-time", IN_TIME, settings, comparison.seeds, like=comparison.name)
+
+
 RATES = (
     tuning("shuttle", SHUTTLE, seeds=2),
+    tuning("shuttle-sgd", {**SHUTTLE, "optimizer": "sgd"}, rates=(0.01, 0.03, 0.1), seeds=2),
     tuning(
-        "shuttle-sgd",
+        "shuttle-gradients",
         {**SHUTTLE, "optimizer": "sgd"},
-        rates=SGD_RATES,
-        methods=("uniform", "svrg", "katyusha", "scsg"),
+        rates=(0.1, 0.3, 1.0),
+        methods=("svrg", "katyusha", "scsg"),
         seeds=2,
     ),
     tuning("fashion-mnist-lt", LONG_TAILED, seeds=2),
@@ -124,7 +139,23 @@ RATES = (
     tuning("fashion-mnist-rows", ROWS),
     tuning("kjv", BIBLE, rates=(0.001, 0.003, 0.01)),
 )
-EVIDENCE = RATES
+AT_EQUAL_STEPS = (
+    Comparison("shuttle", ALL, at_rate(SHUTTLE, 0.001), seeds=10),
+    Comparison("fashion-mnist-lt", ALL, at_rate(LONG_TAILED, 0.001)),
+    Comparison("fashion-mnist-small", ALL, at_rate(SMALL, 0.003)),
+    Comparison("fashion-mnist-finetune", ALL, at_rate(FINE_TUNED, 0.001)),
+    Comparison("fashion-mnist-rows", ALL, at_rate(ROWS, 0.003)),
+    Comparison("kjv", ALL, at_rate(BIBLE, 0.003)),
+    Comparison("shuttle-sgd", WITH_SGD, {**SHUTTLE, "optimizer": "sgd", "lr": 0.1}, 10, options=GRADIENT_OPTIONS),
+    noisy("shuttle-noisy-10", at_rate(SHUTTLE, 0.001), seeds=10),
+    noisy("shuttle-noisy-20", at_rate(SHUTTLE, 0.001), seeds=10),
+    noisy("fashion-mnist-noisy-10", at_rate(NOISY, 0.001), seeds=3),
+    noisy("fashion-mnist-noisy-20", at_rate(NOISY, 0.001), seeds=3),
+    Comparison("fashion-mnist", PRIMARY, at_rate(PAPER, 0.001)),
+)
+EVIDENCE = (*RATES, *AT_EQUAL_STEPS, *(in_time(each) for each in AT_EQUAL_STEPS if each.name in TIMED))
+"""The paper's network comes last: a run of it takes twenty minutes on one core."""
+
 DEMO = Comparison(
     "comparison",
     ("uniform", "last-loss:0.5", "lstm:1:upper-bound", "lstm:0.5"),

@@ -1,0 +1,137 @@
+"""The methods of other papers in the training loop that all methods share, and what draws capture."""
+
+import copy
+import importlib
+import math
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+METHODS = ("rs2", "infobatch", "selective-backprop", "svrg", "katyusha", "scsg")
+
+
+@pytest.fixture
+def scripts(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "scripts")
+    return importlib.import_module
+
+
+@pytest.fixture
+def task(scripts):
+    """Return 60 samples of three classes that a network can learn."""
+    targets = torch.arange(72) % 3
+    inputs = torch.eye(3)[targets] + 0.3 * torch.randn(72, 3, generator=torch.Generator().manual_seed(0))
+    return scripts("samples").split("few", "Few", inputs, targets, 60, ("a", "b", "c"))
+
+
+@pytest.fixture
+def start(scripts, task):
+    """Return a maker of trainings on these samples."""
+
+    def make(predictor, **options):
+        settings = {"batch_size": 16, "lr": 0.1, "steps": 100, "optimizer": "sgd", **options}
+        return scripts("training").Training(scripts("configuration").Config("few", predictor, **settings), task)
+
+    return make
+
+
+def go(training, steps):
+    for _ in zip(range(steps), training.steps(), strict=False):
+        pass
+    return training
+
+
+class TestMethods:
+    @pytest.mark.parametrize("method", METHODS)
+    def test_learns(self, start, method):
+        training = start(method)
+        first = go(training, 1).evaluate().train_loss
+        last = go(training, 60).evaluate()
+        assert last.step == 61
+        assert last.train_loss < 0.5 * first
+        assert last.seconds > last.overhead_ms / 1e3 > 0
+
+    @pytest.mark.parametrize("method", METHODS)
+    def test_goes_on_from_its_state_as_if_nothing_had_happened(self, start, method):
+        training = go(start(method), 7)
+        other = start(method)
+        other.load_state_dict(copy.deepcopy(training.state_dict()))
+        ends = [torch.cat([value.flatten() for value in go(each, 9).model.parameters()]) for each in (training, other)]
+        assert torch.equal(*ends)
+
+    def test_takes_the_options_of_its_class(self, start):
+        with pytest.raises(TypeError, match="fraktion"):
+            start("rs2", predictor_options={"fraktion": 0.5})
+        with pytest.raises(ValueError, match=r"RS2\(fraction=\.\.\.\)"):
+            start("rs2", predictor_options={"fraction": 2.0})
+
+    @pytest.mark.parametrize("method", METHODS)
+    def test_has_no_k_and_no_gain(self, start, method):
+        with pytest.raises(ValueError, match="no weights of approx_is"):
+            start(method, k=0.5)
+        with pytest.raises(ValueError, match="`--gain` needs a sampler"):
+            start(method, gain=True, observe="upper-bound")
+
+    def test_infobatch_anneals_by_the_share_of_all_steps(self, start):
+        training = start("infobatch", steps=20)
+        chances = [
+            set(go(training, steps).chooser.propensities(torch.arange(60), torch.rand(60)).tolist())
+            for steps in (16, 4)
+        ]
+        assert chances == [{0.5, 1.0}, {1.0}]
+
+    def test_the_rate_falls_to_nought(self, start):
+        training = start("svrg", schedule="linear", steps=4)
+        rates = [training.learning_rate for _ in training.steps()]
+        assert rates == pytest.approx([0.075, 0.05, 0.025, 0.0])
+
+
+class TestCaptured:
+    def captured(self, scripts, importance, scores, pool):
+        return scripts("capture").captured_by_pools(torch.tensor(importance), torch.tensor(scores), pool)
+
+    def test_one_pool_of_all_samples_is_the_whole_distribution(self, scripts, monkeypatch):
+        monkeypatch.setattr(scripts("capture"), "PRESAMPLING_SMOOTHING", 0.0)
+        assert self.captured(scripts, [1.0, 3.0], [1.0, 3.0], 2) == pytest.approx(1)
+        assert self.captured(scripts, [1.0, 3.0], [1.0, 1.0], 2) == pytest.approx(0)
+        moment = 2 * (1 / 2 / 1 + 9 / 2 / 2)  # mean score 1.5 · mean of v²/s
+        assert self.captured(scripts, [1.0, 3.0], [1.0, 2.0], 2) == pytest.approx(
+            math.log(5 / (1.5 * moment / 2)) / math.log(5 / 4)
+        )
+
+    def test_small_pools_capture_less(self, scripts):
+        importance = torch.rand(3_000, generator=torch.Generator().manual_seed(0)).pow(8).tolist()
+        shares = [self.captured(scripts, importance, importance, pool) for pool in (3, 30, 300)]
+        assert 0 < shares[0] < shares[1] < shares[2] < 1
+
+    def test_equal_importances_leave_nothing_to_capture(self, scripts):
+        assert math.isnan(self.captured(scripts, [1.0, 1.0], [1.0, 1.0], 2))
+
+    @pytest.mark.parametrize(
+        ("method", "options"),
+        [
+            *[(name, {"observe": "upper-bound"}) for name in ("upper-bound", "gradient-norm", "lstm", "last-loss")],
+            *[("oracle", {}), ("infobatch", {}), ("selective-backprop", {})],
+        ],
+    )
+    def test_methods_that_prefer_hard_samples_capture_some(self, start, method, options):
+        row = go(start(method, **options), 40).evaluate()
+        assert 0 < row.captured_of_probe <= 1
+
+    @pytest.mark.parametrize("method", ["uniform", "svrg", "rs2"])
+    def test_uniform_draws_capture_nothing(self, start, method):
+        assert not go(start(method), 10).evaluate().captured_of_probe
+
+    def test_is_of_the_distribution_among_the_samples_looked_at(self, scripts):
+        probabilities = torch.tensor([0.125, 0.375, 0.5], dtype=torch.float64)
+        training = SimpleNamespace(
+            chooser=None,
+            config=replace(scripts("configuration").Config("few"), predictor="lstm"),
+            sampler=SimpleNamespace(probabilities=probabilities.__getitem__),
+        )
+        bounds = torch.tensor([1.0, 3.0])
+        share = scripts("capture").share_captured(training, torch.tensor([0, 1]), bounds, bounds)
+        assert share == pytest.approx(1)

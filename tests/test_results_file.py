@@ -1,0 +1,155 @@
+"""The results of comparisons: kept once, whoever writes, and in tables against uniform's run of the same seed."""
+
+import importlib
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def scripts(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "scripts")
+    return importlib.import_module
+
+
+@pytest.fixture
+def results(scripts, tmp_path):
+    return scripts("results_file").ResultsFile(tmp_path / "results.jsonl")
+
+
+@pytest.fixture
+def key(scripts):
+    return scripts("results_file").RunKey("shuttle", "lstm:0.5", 0, "c0ffee")
+
+
+@pytest.fixture
+def run(scripts):
+    """Return a maker of runs: an evaluation every 100 steps and seconds, with these test errors."""
+
+    def make(*errors, seconds=1.0, captured=None):
+        rest = {"balanced_error": 0.5, "class_errors": [0.5, None], "train_loss": 0.25, "batch_loss": 0.5}
+        rest |= {"overhead_ms": 1.0, "overhead_percent": 1.0, "effective_sample_share": None, "captured": None}
+        rest |= {"learning_rate": 1e-3, "effective_steps": 1.0, "gain_ratio": 1.0, "captured_of_probe": captured}
+        return [
+            scripts("evaluation").Evaluation(100 * n, seconds * n, error, **rest)
+            for n, error in enumerate(errors, start=1)
+        ]
+
+    return make
+
+
+class TestFile:
+    def test_gives_back_what_was_put_in(self, results, key, run):
+        assert results.runs() == {}
+        results.append(key, run(0.25, 0.125))
+        results.append(replace(key, seed=1), run(0.5))
+        first, last = results.runs()[key]
+        assert (first.test_error, last.test_error) == (0.25, 0.125)
+        assert (first.class_errors, last.class_errors) == (None, [0.5, None])  # of the end only
+        assert len(results.runs()) == 2
+
+    def test_each_row_stands_for_itself(self, results, key, run, tmp_path):
+        results.append(key, run(1 / 3))
+        (row,) = map(json.loads, (tmp_path / "results.jsonl").read_text().splitlines())
+        assert (row["comparison"], row["method"], row["test_error"]) == ("shuttle", "lstm:0.5", 0.333333)
+
+    def test_a_run_that_was_cut_short_is_not_finished_and_harms_no_other(self, results, key, run, tmp_path):
+        results.append(key, run(0.5, 0.25))
+        path = tmp_path / "results.jsonl"
+        path.write_text(path.read_text()[:-40])
+        assert results.runs() == {}
+        results.append(replace(key, seed=1), run(0.5))
+        results.append(key, run(0.75, 0.125))
+        assert {known.seed: [row.test_error for row in own] for known, own in results.runs().items()} == {
+            1: [0.5],
+            0: [0.75, 0.125],
+        }
+
+    def test_of_a_run_that_was_done_twice_the_later_counts(self, results, key, run):
+        results.append(key, run(0.5, 0.25))
+        results.append(key, run(0.75))
+        assert [row.test_error for row in results.runs()[key]] == [0.75]
+
+    def test_a_row_of_something_else_is_named(self, results, tmp_path):
+        (tmp_path / "results.jsonl").write_text('{"step": 1}\n')
+        with pytest.raises(ValueError, match=r"results\.jsonl, line 1, is no row"):
+            results.runs()
+
+    def test_only_one_process_does_a_run(self, scripts, results, key, run, tmp_path):
+        other = scripts("results_file").ResultsFile(tmp_path / "results.jsonl")
+        with results.claim(key) as first, other.claim(key) as second, other.claim(replace(key, seed=1)) as third:
+            assert (first, second, third) == (True, False, True)
+            results.append(key, run(0.5))
+        with other.claim(key) as again:
+            assert not again  # it is finished
+
+    def test_publishes_what_is_asked_for_and_starts_from_it(self, scripts, results, key, run, tmp_path):
+        results.append(key, run(0.5, 0.25))
+        results.append(replace(key, config="of before"), run(0.1))
+        published = tmp_path / "published.jsonl.gz"
+        results.publish([key, replace(key, seed=9)], published)
+        written = published.read_bytes()
+        elsewhere = scripts("results_file").ResultsFile(tmp_path / "elsewhere.jsonl", published)
+        assert elsewhere.runs() == {key: results.runs()[key]}
+        elsewhere.publish([key], published)
+        assert published.read_bytes() == written
+
+    def test_the_digest_is_of_what_is_not_as_by_default(self, scripts):
+        digest, config = scripts("results_file").digest, scripts("configuration").Config("shuttle")
+        assert digest(config) == digest(replace(config, lr=1e-3))
+        assert digest(config) != digest(replace(config, lr=1e-2))
+        assert digest(config) != digest(replace(config, dataset="digits"))
+        assert digest(replace(config, steps=7), without=["steps"]) == digest(config)
+
+
+class TestEqualTime:
+    def test_steps_are_as_many_as_take_the_time_of_uniforms(self, scripts, run):
+        runs = {"uniform": {0: run(0.5, seconds=1.0), 1: run(0.5, seconds=3.0)}}
+        runs |= {"slow": {0: run(0.5, seconds=2.0), 1: run(0.5, seconds=6.0)}, "fast": {1: run(0.5, seconds=1.5)}}
+        assert scripts("equal_time").steps_in_time(1_000, runs) == {"uniform": 1_000, "slow": 500, "fast": 2_000}
+
+    def test_needs_uniforms_time(self, scripts, run):
+        with pytest.raises(ValueError, match="uniform is not known"):
+            scripts("equal_time").steps_in_time(1_000, {"slow": {0: run(0.5)}})
+
+    def test_has_no_cost_without_a_seed_in_common(self, scripts, run):
+        assert scripts("equal_time").relative_cost({0: run(0.5)}, {1: run(0.5)}) is None
+
+
+class TestTable:
+    def cells(self, scripts, runs, epoch=1.0):
+        lines = scripts("tables").comparison_table(runs, epoch=epoch).splitlines()
+        header, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines if "---" not in line)
+        return {row[0]: dict(zip(header, row, strict=True)) for row in rows}
+
+    def test_each_seed_is_compared_with_uniforms_run_of_it(self, scripts, run):
+        uniform = {0: run(0.5, 0.4, 0.2, seconds=1.0), 1: run(0.5, 0.4, 0.4, seconds=1.0)}
+        other = {0: run(0.2, 0.2, 0.1, seconds=2.0), 1: run(0.5, 0.4, 0.3, seconds=2.0), 2: run(0.0, 0.0, 0.0)}
+        row = self.cells(scripts, {"uniform": uniform, "other": other})["other"]
+        assert row["of uniform's"] == "0.67 ± 0.47"  # a third of the steps, and as many
+        assert row["in seconds"] == "1.33 ± 0.94"
+        assert row["seeds"] == "2 of 3"
+        assert row["error of uniform's"] == "0.62"  # of 0.5 and 0.75
+        assert row["step time"] == "2.00"
+
+    def test_captured_is_the_mean_after_the_first_epochs(self, scripts, run):
+        runs = {"uniform": {0: run(0.5)}, "other": {0: run(0.5, 0.5, captured=0.5), 1: run(0.5, captured=0.9)}}
+        assert self.cells(scripts, runs, epoch=100.0)["other"]["captured"] == "0.50"  # step 200 alone
+        assert self.cells(scripts, runs)["uniform"]["captured"] == "0"
+
+    def test_a_method_that_never_gets_there_has_no_steps(self, scripts, run):
+        row = self.cells(scripts, {"uniform": {0: run(0.1)}, "other": {0: run(math.nan)}})["other"]
+        assert (row["of uniform's"], row["seeds"]) == ("-", "0 of 1")
+
+
+class TestComparisons:
+    def test_every_run_of_the_evidence_is_one_that_can_be_planned(self, scripts, results):
+        compare, comparisons = scripts("compare"), scripts("comparisons")
+        jobs = [job for each in comparisons.EVIDENCE if each.like is None for job in compare.plan(each, results, None)]
+        assert len({job.key for job in jobs}) == len(jobs)
+        assert len({each.name for each in comparisons.EVIDENCE}) == len(comparisons.EVIDENCE)
+        names = {each.name for each in comparisons.EVIDENCE}
+        assert {each.like for each in comparisons.EVIDENCE} <= {None, *names}
