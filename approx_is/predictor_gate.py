@@ -122,7 +122,8 @@ class PredictorGate:
             return Look.LEARN
         if self._would_pay and self._credit.value >= 0:
             return Look.REMEMBER if self._is_dear else Look.LEARN
-        next_is_timed = math.isnan(self.relative_cost) or self._steps % PLAIN_EVERY == PLAIN_EVERY - 1
+        next_may_learn = math.isnan(self.relative_cost) and self._credit.value + self._options.budget >= 0
+        next_is_timed = next_may_learn or self._steps % PLAIN_EVERY == PLAIN_EVERY - 1
         if self._would_pay and next_is_timed:  # from wait to wait
             return Look.GLANCE
         return Look.AWAY if self._steps % GLANCE_EVERY else Look.GLANCE

@@ -67,7 +67,11 @@ def build_chooser(
     @torch.no_grad()
     def score(indices: Tensor) -> Tensor:
         inputs, targets = task.train.__getitems__(indices)
-        return F.cross_entropy(model(inputs.to(device)), targets.to(device), reduction="none")
+        model.eval()
+        try:
+            return F.cross_entropy(model(inputs.to(device)), targets.to(device), reduction="none")
+        finally:
+            model.train()
 
     return SelectiveBackprop(*sizes, score=score, **options)
 

@@ -74,7 +74,7 @@ def plot_runs(runs: Runs, task: Task, config: Config, path: Path) -> None:
         figure.suptitle(_title(task, config, seeds=len(next(iter(runs.values())))), fontsize=11.5)
         unmarked = {} if shows_classes else {"marker": ""}
         handles = [
-            Line2D([], [], label=label, **{**_style(position), **unmarked}) for position, label in enumerate(runs)
+            Line2D([], [], label=label, **{**style_of(position), **unmarked}) for position, label in enumerate(runs)
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), frameon=False)
         figure.savefig(path)
@@ -93,9 +93,9 @@ def _draw_curves(axes: Axes, runs: Runs, x: Quantity, y: Quantity) -> None:
         values[~np.isfinite(values)] = np.nan  # of a network that diverged
         places.append(np.mean([[x(evaluation) for evaluation in run] for run in method_runs], axis=0))
         errors.append(values.ravel())
-        axes.plot(places[-1], values.mean(0), **{**_style(position), "marker": ""})
+        axes.plot(places[-1], values.mean(0), **{**style_of(position), "marker": ""})
         if len(values) > 1:
-            band = {"color": _style(position)["color"], "alpha": 0.15, "linewidth": 0}
+            band = {"color": style_of(position)["color"], "alpha": 0.15, "linewidth": 0}
             axes.fill_between(places[-1], values.min(0), values.max(0), **band)
     ends = [method_places[-1] for method_places in places]
     if max(ends) > UNEQUAL_DURATIONS * min(ends):
@@ -118,7 +118,7 @@ def _draw_classes(axes: Axes, runs: Runs, task: Task) -> None:
     for position, method_runs in enumerate(runs.values()):
         values = np.array([_class_percentages(run) for run in method_runs.values()])
         rows = np.arange(num_classes) + 0.7 * ((position + 0.5) / len(runs) - 0.5)
-        style = _style(position)
+        style = style_of(position)
         axes.hlines(rows, values.min(0), values.max(0), color=style["color"], linewidth=1.2, alpha=0.6)
         axes.plot(values.mean(0), rows, **{**style, "linestyle": ""})
         errors.append(values.ravel())
@@ -138,7 +138,7 @@ def _class_percentages(run: Run) -> list[float]:
     return [np.nan if error is None else 100 * error for error in run[-1].class_errors or []]
 
 
-def _style(position: int) -> dict[str, Any]:
+def style_of(position: int) -> dict[str, Any]:
     """Return how the method at that position in the legend is drawn."""
     return {
         "color": COLORS[position % len(COLORS)],

@@ -14,7 +14,10 @@ from scores import BALANCED_ERROR, PERPLEXITY, TEST_ERROR, TRAIN_LOSS, Score
 
 MISSING = "-"
 ARRIVAL = ("method", "steps to best", "of uniform's", "in seconds", "seeds")
-COSTS = ("captured", "step time", "overhead ms")
+COSTS = ("captured", "step time")
+FINAL = 3
+"""Evaluations that what a run ends with is the mean of: the test error of one step to the next is mostly chance."""
+
 CAPTURED_FROM_EPOCH = 2
 """Until then most samples were seen once or never."""
 
@@ -59,6 +62,34 @@ def arrival(runs: Mapping[int, Run], baselines: Mapping[int, Run], score: Score 
     )
 
 
+def at_end(run: Run, score: Score) -> float:
+    """Return what a run ends with, the mean over its last evaluations."""
+    return fmean(map(score.of, run[-FINAL:]))
+
+
+def end_ratio(runs: Mapping[int, Run], baselines: Mapping[int, Run], score: Score) -> float | None:
+    """Return the mean over seeds of what runs end with over what uniform ends with; None where that is nothing or 0."""
+    pairs = [(at_end(run, score), at_end(baselines[seed], score)) for seed, run in runs.items() if seed in baselines]
+    return fmean(value / own for value, own in pairs) if pairs and all(own for _, own in pairs) else None
+
+
+def captured(runs: Mapping[int, Run], epoch: float) -> float | None:
+    """Return the share of the ideal variance reduction, the mean over runs and evaluations after the first epochs.
+
+    Args:
+        runs: by seed.
+        epoch: its steps.
+
+    Returns:
+        The share, 0 for methods that draw uniformly, or None where nothing was measured after the first epochs.
+    """
+    shares = [(row.step, row.captured_of_probe) for run in runs.values() for row in run]
+    if all(share is None for _, share in shares):
+        return 0.0
+    later = [share for step, share in shares if share is not None and step >= CAPTURED_FROM_EPOCH * epoch]
+    return fmean(later) if later else None
+
+
 def comparison_table(runs: Runs, score: Score = TEST_ERROR, epoch: float = 1.0) -> str:
     """Return the table in Markdown, its columns aligned for the terminal too.
 
@@ -68,7 +99,11 @@ def comparison_table(runs: Runs, score: Score = TEST_ERROR, epoch: float = 1.0) 
         epoch: steps of an epoch.
     """
     baselines = runs.get(BASELINE, {})
-    shown = [column for each in shown_scores(score) for column in (each.column, f"{each.short} of uniform's")]
+    shown = [
+        column
+        for each in shown_scores(score)
+        for column in ((each.column,) if each == BALANCED_ERROR else (each.column, f"{each.short} of uniform's"))
+    ]
     header = (*ARRIVAL, *shown, *COSTS)
     rows = [header, *(_row(label, method_runs, baselines, score, epoch) for label, method_runs in runs.items())]
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
@@ -89,13 +124,12 @@ def notes(score: Score = TEST_ERROR) -> str:
 - steps to best: the first evaluation with a {score.title} at or below the best that uniform reaches with the same seed,
   mean over the seeds that get there. Of uniform's: over the steps that uniform itself takes; in seconds: the same in
   time of training, evaluations left out. Means over seeds, each compared with uniform's run of the same seed.
-- {shown} and training loss: of the last evaluation, mean ± standard
-  deviation over the seeds; of uniform's: the mean over seeds of the quotient.
+- {shown} and training loss: at the end, the mean of the last
+  {FINAL} evaluations, ± standard deviation over the seeds; of uniform's: the mean over seeds of the quotient.
 - captured: share of the ideal variance reduction, the mean of evaluations from epoch {CAPTURED_FROM_EPOCH} on; 0 is
   uniform, 1 ideal; with training samples in eval mode.
-- step time: over uniform's, all told; overhead: what of a step is drawing, fetching and updating the sampler, for
-  uniform its plain loader. Where the sampler costs as much as the step it serves choose last-loss or class-gaussian,
-  whatever the steps say; lstm is for steps of 30 ms and more.
+- step time: over uniform's, all told. Where the sampler costs as much as the step it serves choose last-loss or
+  class-gaussian, whatever the steps say; lstm is for steps of 30 ms and more.
 """
 
 
@@ -105,27 +139,17 @@ def _row(
     reached = arrival(runs, baselines, score)
     finals = []
     for shown in shown_scores(score):
-        ends = [shown.of(run[-1]) for run in runs.values()]
-        finals += [_spread(ends, shown.decimals), _of_uniform(runs, baselines, shown)]
-    values = [
-        evaluation.captured_of_probe
-        for run in runs.values()
-        for evaluation in run
-        if evaluation.captured_of_probe is not None and evaluation.step >= CAPTURED_FROM_EPOCH * epoch
-    ]
-    cost = relative_cost(runs, baselines)
+        finals.append(_spread([at_end(run, shown) for run in runs.values()], shown.decimals))
+        if shown != BALANCED_ERROR:
+            finals.append(_of_uniform(runs, baselines, shown))
+    share, cost = captured(runs, epoch), relative_cost(runs, baselines)
     return (
         label,
         *_arrival_cells(reached, f"{reached.seeds if reached else 0} of {len(runs)}" if baselines else MISSING),
         *finals,
-        f"{fmean(values):.2f}" if values else "0" if _draws_uniformly(runs) else MISSING,
+        MISSING if share is None else f"{share:.2f}",
         MISSING if cost is None else f"{cost:.2f}",
-        f"{fmean(run[-1].overhead_ms for run in runs.values()):.2f}",
     )
-
-
-def _draws_uniformly(runs: Mapping[int, Run]) -> bool:
-    return all(evaluation.captured_of_probe is None for run in runs.values() for evaluation in run)
 
 
 def _arrival_cells(reached: Arrival | None, seeds: str) -> tuple[str, ...]:
@@ -140,8 +164,8 @@ def _arrival_cells(reached: Arrival | None, seeds: str) -> tuple[str, ...]:
 
 
 def _of_uniform(runs: Mapping[int, Run], baselines: Mapping[int, Run], score: Score) -> str:
-    pairs = [(score.of(run[-1]), score.of(baselines[seed][-1])) for seed, run in runs.items() if seed in baselines]
-    return f"{fmean(value / own for value, own in pairs):.2f}" if pairs and all(own for _, own in pairs) else MISSING
+    ratio = end_ratio(runs, baselines, score)
+    return MISSING if ratio is None else f"{ratio:.2f}"
 
 
 def _spread(values: Sequence[float], decimals: int) -> str:

@@ -132,13 +132,13 @@ class TestTable:
         assert row["of uniform's"] == "0.67 ± 0.47"  # a third of the steps, and as many
         assert row["in seconds"] == "1.33 ± 0.94"
         assert row["seeds"] == "2 of 3"
-        assert row["error of uniform's"] == "0.62"  # of 0.5 and 0.75
+        assert row["error of uniform's"] == "0.69"  # of 0.5 / 1.1 and 1.2 / 1.3
         assert row["step time"] == "2.00"
 
     def test_captured_is_the_mean_after_the_first_epochs(self, scripts, run):
         runs = {"uniform": {0: run(0.5)}, "other": {0: run(0.5, 0.5, captured=0.5), 1: run(0.5, captured=0.9)}}
         assert self.cells(scripts, runs, epoch=100.0)["other"]["captured"] == "0.50"  # step 200 alone
-        assert self.cells(scripts, runs)["uniform"]["captured"] == "0"
+        assert self.cells(scripts, runs)["uniform"]["captured"] == "0.00"
 
     def test_a_method_that_never_gets_there_has_no_steps(self, scripts, run):
         row = self.cells(scripts, {"uniform": {0: run(0.1)}, "other": {0: run(math.nan)}})["other"]
@@ -147,8 +147,8 @@ class TestTable:
 
 class TestComparisons:
     def test_every_run_of_the_evidence_is_one_that_can_be_planned(self, scripts, results):
-        compare, comparisons = scripts("compare"), scripts("comparisons")
-        jobs = [job for each in comparisons.EVIDENCE if each.like is None for job in compare.plan(each, results, None)]
+        planned, comparisons = scripts("jobs").plan, scripts("comparisons")
+        jobs = [job for each in comparisons.EVIDENCE if each.like is None for job in planned(each, results, None)]
         assert len({job.key for job in jobs}) == len(jobs)
         assert len({each.name for each in comparisons.EVIDENCE}) == len(comparisons.EVIDENCE)
         names = {each.name for each in comparisons.EVIDENCE}

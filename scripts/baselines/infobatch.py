@@ -24,7 +24,7 @@ def keep_probabilities(scores: Tensor, ratio: float) -> Tensor:
 
     .. math:: 1 - \mathcal P_t(z) = 1 - r \text{ if } \mathcal H_t(z) < \bar{\mathcal H}_t \text{ else } 1
 
-    Reference: Qin et al. (2024), section 2.2, soft pruning.
+    Reference: Qin et al. (2024), equation 3, soft pruning.
 
     Args:
         scores: last losses [N]; infinite ones, which stand for unknown, are never pruned and have no part in the mean.
@@ -39,12 +39,13 @@ class InfoBatch:
     r"""Prunes each sample whose last loss is below the mean with probability r; kept easy ones weigh 1 / (1 - r).
 
     Summed over an epoch the weighted gradients are, in expectation, those of all samples. The *mean* over what was kept
-    is N / M times that, for the M samples kept: fewer steps, each as much longer (section 2.3, expectation rescaling).
-    The last epochs are full ones, where noise in how often a sample was taken would stay (section 2.4, annealing).
+    is N / M times that, for the M samples kept: fewer steps, each as much longer (equations 5 to 7, rescaling). The
+    last epochs are full ones, where noise in how often a sample was taken would stay (equation 8, annealing).
 
-    Their published sampler begins anew in `__iter__` and with `drop_last=False` never ends; this one ends each epoch.
+    Their published code keeps exactly ⌊(1 - r) n⌋ of n easy samples. Its sampler begins anew in `__iter__`, which
+    recent versions of torch call for every batch: it never ends, or with `drop_last=True` counts the epoch many times.
 
-    Reference: Qin et al. (2024), sections 2.2 to 2.4.
+    Reference: Qin et al. (2024), equations 3 to 8.
 
     Args:
         num_samples: samples N.

@@ -43,7 +43,8 @@ class Katyusha(VarianceReduced):
         weight_decay: σ of ψ.
         inner_steps: steps m of a stage; by default ⌈2 N / B⌉, the paper's 2 N gradients.
         tau1: weight of the momentum; by default min(√(m σ η), 1/2), or 2 / (s + 4) where σ = 0.
-        tau2: weight of the snapshot.
+        tau2: weight of the snapshot; 1/2 in both algorithms, which are of single samples. For minibatches section 5
+            has 1 / (2 B), with stages of N / B steps.
         chunk: samples of the full gradient that are run at once.
 
     Raises:

@@ -22,16 +22,17 @@ class RS2:
     """Repeated sampling of random subsets: epochs of rN samples, none of them twice in an epoch.
 
     The gradient is that of plain training. What saves time is that a training of as many epochs takes a share r of the
-    steps, *with the learning rate's schedule compressed to them*, see `compressed_steps`.
+    steps, *with the learning rate's schedule compressed to them*, see `compressed_steps`. Without replacement the
+    subsets are parts of plain epochs: at equal steps and with the same schedule that is plain training.
 
     Reference: Okanovic et al. (2024), section 3 (RS2 with and without replacement).
 
     Args:
         num_samples: samples N.
         batch_size: samples a batch; the last of an epoch may be smaller.
-        fraction: share r of the samples that an epoch takes, in (0, 1].
+        fraction: share r of the samples that an epoch takes, in (0, 1]; by default that of their code.
         replacement: True for subsets that are independent of one another; False for subsets that take no sample again
-            before all were taken.
+            before all were taken. The paper reports both; its analysis is of the latter.
         seed: of the draws.
 
     Raises:

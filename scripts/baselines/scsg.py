@@ -46,6 +46,10 @@ class SCSG(VarianceReduced):
     step sizes fall as :math:`\eta_j = \eta (b / B_j)^{2/3}`, for which the paper has :math:`\eta = \gamma / L`, γ ≤ 1/3
     (theorem 3.1). The iterate is that of the last stage; the paper's theorem is of a random earlier one.
 
+    All that is the theory's. For neural networks their published code has a constant step size, and stages of exactly
+    B_j / b = 32 steps on the parts of :math:`I_j`, where B_j is 1,000 or grows as above, and b with it. The code of
+    Katharopoulos & Fleuret (2018) also has a constant step size and stages of a fixed length, independent of B_j.
+
     Reference: Lei et al. (2017), algorithm 1.
 
     Args:

@@ -27,7 +27,7 @@ class SVRG(VarianceReduced):
     A stage takes the snapshot where the last one ended (option I, as in practice; the paper's theorem is of option II,
     a random iterate). It costs N gradients, and each of its m steps 2 B. As the iterates and the snapshot near the
     optimum the variance vanishes, so a constant step size converges linearly where f is strongly convex (theorem 1,
-    with η < 1 / (4 L) and m large enough).
+    with η < 1 / (4 L) and m large enough). Where f is not convex the paper starts from where SGD has led.
 
     Reference: Johnson & Zhang (2013), procedure SVRG (figure 1).
 

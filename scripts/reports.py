@@ -1,0 +1,91 @@
+"""What comparisons have come to: tables, figures, and a document that has both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from comparisons import OVERVIEW, Comparison
+from evaluation import Runs
+from jobs import Job, finished_runs
+from methods import Method
+from overview_plot import plot_overview
+from plots import plot_runs
+from results_document import filled, overview_table
+from results_file import ResultsFile
+from runs import write_atomically
+from tables import comparison_table, notes
+from tasks import load_task
+
+__all__ = ["Report", "write_document"]
+
+OVERVIEW_FIGURE = "overview"
+IN_TIME_SUFFIX = "-time"
+
+
+class Report:
+    """What one comparison has come to.
+
+    Args:
+        comparison: that it is about.
+        jobs: its runs, one at least.
+        results: where the finished ones are.
+
+    Attributes:
+        name: of the comparison.
+        title: of what is trained on, and with what.
+        score: that methods are compared by.
+        runs: the finished ones by the methods' labels.
+        table: in Markdown; empty without a finished run.
+    """
+
+    def __init__(self, comparison: Comparison, jobs: Sequence[Job], results: ResultsFile) -> None:
+        self._config = jobs[0].config
+        self._task = load_task(self._config.dataset, jobs[0].data_dir)
+        self.name, self.score, self.title = comparison.name, self._task.score, comparison.title or self._task.title
+        labels, found = {job.key.method: job.label for job in jobs}, finished_runs(jobs, results)
+        self.runs: Runs = {label: found[method] for method, label in labels.items() if method in found}
+        self._drawn: Runs = {labels[method]: found[method] for method in comparison.drawn if method in found}
+        epoch = len(self._task.train) / self._config.batch_size
+        self.table = comparison_table(self.runs, self.score, epoch) if self.runs else ""
+
+    def __str__(self) -> str:
+        """Return the table and what its columns mean."""
+        return f"{self.name}\n\n{self.table}\n{notes(self.score)}"
+
+    def write(self, folder: Path) -> None:
+        """Write the table and the figure."""
+        write_atomically(folder / f"{self.name}.md", f"{self.table}\n{notes(self.score)}")
+        self.draw(folder)
+
+    def draw(self, folder: Path) -> None:
+        """Write the figure."""
+        plot_runs(self._drawn or self.runs, self._task, self._config, folder / f"{self.name}.png")
+
+
+def write_document(path: Path, reports: Sequence[Report]) -> None:
+    """Put the tables into their places in a document, and the figures into the folder beside it that has its name.
+
+    Args:
+        path: of the document; a table's place is between `<!-- table: name -->` and `<!-- end -->`.
+        reports: of comparisons that have finished runs.
+    """
+    text, figures = path.read_text(encoding="utf-8"), path.with_suffix("")
+    figures.mkdir(exist_ok=True)
+    tables = {report.name: report.table for report in reports}
+    methods = [Method.parse(written).label for written in OVERVIEW]
+    for name, in_time in (("overview", False), ("overview-time", True)):
+        shown = {each.title: (each.runs, each.score) for each in reports if is_shown(each, in_time=in_time)}
+        if shown:
+            tables[name] = overview_table(shown, methods)
+            plot_overview(shown, methods, figures / f"{name}.png")
+    for report in reports:
+        if f"{figures.name}/{report.name}.png" in text:
+            report.draw(figures)
+    write_atomically(path, filled(text, tables))
+
+
+def is_shown(report: Report, *, in_time: bool) -> bool:
+    """Return whether a comparison has a row in the overview of those at equal steps or of those in equal time."""
+    is_in_time = report.name.endswith(IN_TIME_SUFFIX)
+    return not report.name.endswith("-rates") and is_in_time == in_time and len(report.runs) > 1

@@ -1,0 +1,62 @@
+"""Tables in a document in Markdown, each between two comments that name it, so that they are written by a script."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from configuration import BASELINE
+from evaluation import Runs
+from scores import Score
+from tables import MISSING, arrival, end_ratio
+
+__all__ = ["filled", "overview_table"]
+
+PLACE = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(\n?<!-- end -->)", re.DOTALL)
+
+
+def filled(document: str, tables: Mapping[str, str]) -> str:
+    r"""Return the document with these tables in their places; others stay as they are.
+
+    Example:
+        >>> print(filled("<!-- table: a -->\nold\n<!-- end -->", {"a": "new"}))
+        <!-- table: a -->
+        <BLANKLINE>
+        new
+        <BLANKLINE>
+        <!-- end -->
+    """
+
+    def replaced(match: re.Match[str]) -> str:
+        if match["name"] not in tables:
+            return match[0]
+        return f"<!-- table: {match['name']} -->\n\n{tables[match['name']].strip()}\n\n<!-- end -->"
+
+    return PLACE.sub(replaced, document)
+
+
+def overview_table(comparisons: Mapping[str, tuple[Runs, Score]], methods: Sequence[str]) -> str:
+    """Return a table in Markdown with a row a comparison, and for each method how it did beside uniform.
+
+    In a cell are the steps to uniform's best over uniform's, where all seeds get there, and the score at the end over
+    uniform's.
+
+    Args:
+        comparisons: the runs by label, and what they are compared by, by the name of the comparison.
+        methods: labels, a column each.
+    """
+    rows = []
+    for name, (runs, score) in comparisons.items():
+        cells = [_cell(runs, label, score) for label in methods]
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join([f"| | {' | '.join(methods)} |", f"|---|{'---:|' * len(methods)}", *rows])
+
+
+def _cell(runs: Runs, label: str, score: Score) -> str:
+    if label not in runs or BASELINE not in runs:
+        return ""
+    reached = arrival(runs[label], runs[BASELINE], score)
+    ratio = end_ratio(runs[label], runs[BASELINE], score)
+    everyone = reached is not None and reached.seeds == len(runs[label])
+    steps = f"{sum(reached.step_ratios) / reached.seeds:.2f}" if reached is not None and everyone else MISSING
+    return f"{steps} / {MISSING if ratio is None else f'{ratio:.2f}'}"
