@@ -146,8 +146,7 @@ class Drawer:
         return positions + share.start, probabilities
 
     def _uniform(self, indices: Tensor, ticket: Ticket) -> Draw:
-        weights = torch.ones(len(indices), device=indices.device)
-        return Draw(indices, self._one_in_all(len(indices)), weights, ticket)
+        return Draw.uniform(indices, self._num_samples, ticket)
 
     def _weighed(self, indices: Tensor, probabilities: Tensor, k: float, ticket: Ticket) -> Draw:
         weights = importance_weights(probabilities, self._num_samples, k)

@@ -31,6 +31,9 @@ IDEAL_RATE = 0.1
 PLAIN_EVERY = 32
 """Steps between two that are left out of learning, to measure what a step takes without."""
 
+SETTLED_STEPS, SETTLED_FACTOR = 1_024, 4
+"""Steps from which on both are so many times as long: a step of a millisecond is to feel no looks either."""
+
 REMEASURE_EVERY = 4_096
 """Steps after which a closed gate measures anew what learning takes: the machine may have been busy."""
 
@@ -123,10 +126,11 @@ class PredictorGate:
         if self._would_pay and self._credit.value >= 0:
             return Look.REMEMBER if self._is_dear else Look.LEARN
         next_may_learn = math.isnan(self.relative_cost) and self._credit.value + self._options.budget >= 0
-        next_is_timed = next_may_learn or self._steps % PLAIN_EVERY == PLAIN_EVERY - 1
+        plain_every = PLAIN_EVERY * self._patience
+        next_is_timed = next_may_learn or self._steps % plain_every == plain_every - 1
         if self._would_pay and next_is_timed:  # from wait to wait
             return Look.GLANCE
-        return Look.AWAY if self._steps % GLANCE_EVERY else Look.GLANCE
+        return Look.AWAY if self._steps % (GLANCE_EVERY * self._patience) else Look.GLANCE
 
     def observe(
         self, observed: Tensor, unbiased: Tensor, *, drawn: bool, predicted: Tensor | None, last: Tensor | None
@@ -233,7 +237,11 @@ class PredictorGate:
     def _is_plain_step(self) -> bool:
         if self._options.relative_cost is not None or (self._steps >= SETTLE_STEPS and not self._would_pay):
             return False
-        return self._steps < SETTLE_STEPS or self._steps % PLAIN_EVERY == 0
+        return self._steps < SETTLE_STEPS or self._steps % (PLAIN_EVERY * self._patience) == 0
+
+    @property
+    def _patience(self) -> int:
+        return 1 if self._steps < SETTLED_STEPS else SETTLED_FACTOR
 
     @property
     def _is_dear(self) -> bool:

@@ -148,7 +148,7 @@ AT_EQUAL_STEPS = (
     Comparison("shuttle", ALL, at_rate(SHUTTLE, 0.001), seeds=10),
     Comparison("fashion-mnist-lt", ALL, at_rate(LONG_TAILED, 0.003)),
     Comparison("fashion-mnist-small", ALL, at_rate(SMALL, 0.003), title="Fashion-MNIST, small CNN"),
-    Comparison("fashion-mnist-finetune", ALL, at_rate(FINE_TUNED, 0.001)),
+    Comparison("fashion-mnist-finetune", ALL, at_rate(FINE_TUNED, 0.003)),
     Comparison("fashion-mnist-rows", ALL, at_rate(ROWS, 0.003), title="Fashion-MNIST by rows, LSTM"),
     Comparison("kjv", ALL, at_rate(BIBLE, 0.003)),
     Comparison(
