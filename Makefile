@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.docs-ready
 SPHINX := $(BIN)/sphinx-build --quiet --fresh-env --fail-on-warning --keep-going -c docs -d build/doctrees
 
-.PHONY: help env demo test check bench docs docs-external clean
+.PHONY: help env demo test check bench results docs docs-external clean
 
 help:
 	@echo "make env     only the virtual environment, with all that examples and tests need"
@@ -14,6 +14,7 @@ help:
 	@echo "make test    run the tests"
 	@echo "make check   lint, format and type checks, as CI runs them"
 	@echo "make docs    build the documentation, build/site/index.html, and check its links"
+	@echo "make results do what is missing of the comparisons in docs/results.md, and draw it anew"
 	@echo "make bench   time the tree beside its peers, and the sampler beside the steps it serves, four minutes"
 
 $(READY): pyproject.toml constraints.txt
@@ -34,6 +35,10 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy tests/typed_user.py
+
+results: $(READY)
+	$(BIN)/python scripts/compare.py --preset results --out runs/results \
+		--known docs/results.jsonl.gz --publish docs/results.jsonl.gz --document docs/results.md
 
 bench: $(READY)
 	$(BIN)/python scripts/benchmark_sum_tree.py --preset short --out runs/bench

@@ -94,7 +94,7 @@ LONG_TAILED = {"dataset": "fashion-mnist-lt", "model": "mlp", "steps": 3_000, "e
 NOISY = {"model": "mlp", "steps": 6_000, "eval_every": 300}
 FINE_TUNED = {"dataset": "fashion-mnist-finetune", "model": "small-cnn", "steps": 1_500, "eval_every": 100}
 ROWS = {"dataset": "fashion-mnist", "model": "row-lstm", "steps": 2_000, "eval_every": 125}
-BIBLE = {"dataset": "kjv-16th", "steps": 1_300, "eval_every": 100}
+BIBLE = {"dataset": "kjv-small", "steps": 1_300, "eval_every": 100}
 
 
 def tuning(

@@ -94,22 +94,22 @@ def comparison_table(runs: Runs, score: Score = TEST_ERROR, epoch: float = 1.0) 
     """Return the table in Markdown, its columns aligned for the terminal too.
 
     Args:
-        runs: the runs of each method by label and seed.
+        runs: the runs of each method by label and seed; without uniform among them nothing is relative to it.
         score: what the methods are compared by.
         epoch: steps of an epoch.
     """
-    baselines = runs.get(BASELINE, {})
+    if BASELINE not in runs:
+        return _table(
+            ("method", "seeds", f"best {score.column}", score.column, TRAIN_LOSS.column), _plain_rows(runs, score)
+        )
+    baselines = runs[BASELINE]
     shown = [
         column
         for each in shown_scores(score)
         for column in ((each.column,) if each == BALANCED_ERROR else (each.column, f"{each.short} of uniform's"))
     ]
     header = (*ARRIVAL, *shown, *COSTS)
-    rows = [header, *(_row(label, method_runs, baselines, score, epoch) for label, method_runs in runs.items())]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    lines = [_line(row, widths) for row in rows]
-    rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]) + "|"
-    return "\n".join([lines[0], rule, *lines[1:]]) + "\n"
+    return _table(header, [_row(label, own, baselines, score, epoch) for label, own in runs.items()])
 
 
 def shown_scores(score: Score) -> tuple[Score, ...]:
@@ -152,6 +152,19 @@ def _row(
     )
 
 
+def _plain_rows(runs: Runs, score: Score) -> list[tuple[str, ...]]:
+    return [
+        (
+            label,
+            str(len(own)),
+            _spread([min(map(score.of, run)) for run in own.values()], score.decimals),
+            _spread([at_end(run, score) for run in own.values()], score.decimals),
+            _spread([at_end(run, TRAIN_LOSS) for run in own.values()], TRAIN_LOSS.decimals),
+        )
+        for label, own in runs.items()
+    ]
+
+
 def _arrival_cells(reached: Arrival | None, seeds: str) -> tuple[str, ...]:
     if reached is None:
         return (MISSING, MISSING, MISSING, seeds)
@@ -171,6 +184,12 @@ def _of_uniform(runs: Mapping[int, Run], baselines: Mapping[int, Run], score: Sc
 def _spread(values: Sequence[float], decimals: int) -> str:
     mean = f"{fmean(values):.{decimals}f}"
     return f"{mean} ± {stdev(values):.{decimals}f}" if len(values) > 1 else mean
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]) + "|"
+    return "\n".join([_line(header, widths), rule, *(_line(row, widths) for row in rows)]) + "\n"
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

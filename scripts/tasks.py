@@ -109,7 +109,7 @@ TASKS: dict[str, Callable[[Path | None], Task]] = {
     "fashion-mnist-noisy-10": partial(_load_noisy, "fashion-mnist", 10),
     "fashion-mnist-noisy-20": partial(_load_noisy, "fashion-mnist", 20),
     "kjv": lambda _: kjv.load(),
-    "kjv-16th": lambda _: variants.thinned(kjv.load(), 16),
+    "kjv-small": lambda _: variants.thinned(kjv.load(), every=16, context=10),
     "mnist": _load_mnist,
     "noise": lambda _: noise.make_noise(),
     "outliers": lambda _: noise.make_outliers(),
@@ -120,7 +120,7 @@ TASKS: dict[str, Callable[[Path | None], Task]] = {
 }
 """Loaders by name; each takes the folder to look in first."""
 
-LANGUAGE_TASKS = ("kjv", "kjv-16th", "ptb")
+LANGUAGE_TASKS = ("kjv", "kjv-small", "ptb")
 
 DATASETS = {
     CLASSIFICATION: tuple(name for name in TASKS if name not in LANGUAGE_TASKS),

@@ -82,10 +82,17 @@ def fine_tuning(task: Task, known: int) -> Task:
     )
 
 
-def thinned(task: Task, every: int) -> Task:
-    """Return the task with every so many training samples only, the first one and those in equal distances after it.
+def thinned(task: Task, every: int, context: int) -> Task:
+    """Return a language model's task with fewer training samples and shorter contexts, whose epochs take less time.
 
-    Of a text these are words in all its parts, each with the whole of its context. An epoch takes that much less time.
+    Args:
+        task: to make it of.
+        every: of so many training samples the first is kept: words in all parts of the text.
+        context: words before each that the model sees, the last ones.
     """
-    train = InMemoryDataset(task.train.inputs[::every], task.train.targets[::every])
-    return replace(task, name=f"{task.name}-{every}th", title=f"{task.title}, every {every}th word", train=train)
+    train, test = (
+        InMemoryDataset(samples.inputs[::step, -context:], samples.targets[::step])
+        for samples, step in ((task.train, every), (task.test, 1))
+    )
+    title = f"{task.title}, every {every}th word after {context} others"
+    return replace(task, name=f"{task.name}-small", title=title, train=train, test=test)

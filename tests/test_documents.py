@@ -19,6 +19,7 @@ DOCUMENTS = [
     "CHANGELOG.md",
     "docs/frameworks.md",
     "docs/performance.md",
+    "docs/results.md",
     "docs/scaling.md",
     "docs/tasks.md",
     "scripts/data/README.md",

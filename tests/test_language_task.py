@@ -123,7 +123,7 @@ class TestOptions:
         assert scripts("tasks").dataset_of(kind, dataset) == expected
 
     def test_a_data_set_of_another_task_is_refused(self, run_script, tmp_path):
-        with pytest.raises(SystemExit, match=r"one of kjv, kjv-16th, ptb for `--task lm`; got 'shuttle'\.$"):
+        with pytest.raises(SystemExit, match=r"one of kjv, kjv-small, ptb for `--task lm`; got 'shuttle'\.$"):
             run_script("train", "--task", "lm", "--dataset", "shuttle", "--out", tmp_path / "run")
 
     @pytest.mark.parametrize(("model", "kind"), [("mlp", "lm"), ("lstm", "classification")])
@@ -235,3 +235,13 @@ def test_a_run_that_diverged_is_drawn(scripts, ptb, tmp_path):
     task, config = scripts("text").penn_treebank(ptb), scripts("configuration").Config("ptb")
     scripts("plots").plot_runs({"uniform": {0: rows}}, task, config, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_smaller_task_has_fewer_words_after_less_of_the_text(scripts, ptb):
+    task = scripts("text").penn_treebank(ptb)
+    small = scripts("variants").thinned(task, every=16, context=10)
+    assert torch.equal(small.train.targets, task.train.targets[::16])
+    assert torch.equal(small.train.inputs, task.train.inputs[::16, -10:])
+    assert torch.equal(small.test.inputs, task.test.inputs[:, -10:])
+    assert torch.equal(small.test.targets, task.test.targets)
+    assert (small.name, small.score, small.evaluated) == ("ptb-small", task.score, task.evaluated)

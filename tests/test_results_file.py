@@ -144,6 +144,48 @@ class TestTable:
         row = self.cells(scripts, {"uniform": {0: run(0.1)}, "other": {0: run(math.nan)}})["other"]
         assert (row["of uniform's"], row["seeds"]) == ("-", "0 of 1")
 
+    def test_without_uniform_nothing_is_relative(self, scripts, run):
+        cells = self.cells(scripts, {"a": {0: run(0.5, 0.25), 1: run(0.25)}, "b": {0: run(0.75)}})
+        assert cells["a"]["best error %"] == "25.00 ± 0.00"
+        assert cells["b"] == {
+            "method": "b",
+            "seeds": "1",
+            "best error %": "75.00",
+            "error %": "75.00",
+            "train loss": "0.2500",
+        }
+
+
+class TestDocument:
+    def test_tables_come_into_their_places(self, scripts):
+        text = "one\n<!-- table: a -->\nold\n<!-- end -->\ntwo\n<!-- table: b -->\n<!-- end -->\n"
+        filled = scripts("results_document").filled
+        once = filled(text, {"a": "| new |\n"})
+        assert once == "one\n<!-- table: a -->\n\n| new |\n\n<!-- end -->\ntwo\n<!-- table: b -->\n<!-- end -->\n"
+        assert filled(filled(text, {"a": "else", "b": "c"}), {"a": "| new |\n"}).endswith("\n\nc\n\n<!-- end -->\n")
+
+    def test_the_overview_has_steps_and_the_end_over_uniforms(self, scripts, run):
+        runs = {"uniform": {0: run(0.5, 0.25)}, "good": {0: run(0.25, 0.125)}, "bad": {0: run(1.0, 0.5)}}
+        score = scripts("scores").TEST_ERROR
+        table = scripts("results_document").overview_table({"Few": (runs, score)}, ["good", "bad", "none"])
+        assert table.splitlines()[2] == "| Few | 0.50 / 0.50 | - / 2.00 |  |"
+
+    def test_draws_overview_and_figures_that_the_document_shows(self, scripts, results, key, run, tmp_path):
+        comparisons, jobs, reports = scripts("comparisons"), scripts("jobs"), scripts("reports")
+        comparison = comparisons.Comparison("few", ("uniform", "lstm:0.5"), {"dataset": "shuttle", "steps": 2}, seeds=1)
+        planned = jobs.plan(comparison, results, None)
+        for job in planned:
+            results.append(job.key, [replace(row, class_errors=[0.5] * 7) for row in run(0.5, 0.25)])
+        report = reports.Report(comparison, planned, results)
+        document = tmp_path / "page.md"
+        document.write_text(
+            "![](page/few.png)\n<!-- table: few -->\n<!-- end -->\n<!-- table: overview -->\n<!-- end -->\n"
+        )
+        reports.write_document(document, [report])
+        assert "| lstm, k = 0.5 |" in document.read_text()
+        assert "| Shuttle |" in document.read_text()
+        assert {path.name for path in (tmp_path / "page").iterdir()} == {"few.png", "overview.png"}
+
 
 class TestComparisons:
     def test_every_run_of_the_evidence_is_one_that_can_be_planned(self, scripts, results):
