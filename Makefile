@@ -38,7 +38,7 @@ check: $(READY)
 
 results: $(READY)
 	$(BIN)/python scripts/compare.py --preset results --out runs/results \
-		--known docs/results.jsonl.gz --publish docs/results.jsonl.gz --document docs/results.md
+		--known docs/results.jsonl.gz --publish docs/results.jsonl.gz --document docs/results.md README.md
 
 bench: $(READY)
 	$(BIN)/python scripts/benchmark_sum_tree.py --preset short --out runs/bench

@@ -86,6 +86,7 @@ NAVIGATION = """
 docs/api/index
 docs/frameworks
 docs/tasks
+docs/results
 docs/performance
 docs/scaling
 CONTRIBUTING

@@ -21,7 +21,7 @@ from configuration import Config
 from jobs import Job, check, plan, run_unfinished
 from methods import FORM
 from options import add_batch_options, add_training_options, options_of_predictors, training_options
-from reports import Report, write_document
+from reports import Report, write_documents
 from results_file import ResultsFile
 
 PRESETS: dict[str, tuple[Comparison, ...]] = {"demo": (DEMO,), "results": EVIDENCE}
@@ -44,7 +44,7 @@ def main() -> None:
             print(report)
             report.write(arguments.out)
         if arguments.document is not None:
-            write_document(arguments.document, reports)
+            write_documents(arguments.document, reports)
         if arguments.publish is not None:
             results.publish((job.key for jobs in planned.values() for job in jobs), arguments.publish)
     except (ValueError, TypeError, OSError, ImportError) as error:
@@ -86,7 +86,7 @@ def parse_arguments() -> argparse.Namespace:
     option("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
     option("--known", type=Path, metavar="FILE", help="results of before, whose runs are not repeated")
     option("--publish", type=Path, metavar="FILE", help="write the results that were asked for into this file too")
-    option("--document", type=Path, metavar="FILE", help="put the tables and figures into this document too")
+    option("--document", nargs="+", type=Path, metavar="FILE", help="put the tables and figures into these too")
     option("--report-only", action="store_true", help="of what is finished, without training")
     arguments = parser.parse_args()
     if not arguments.methods and arguments.preset is None:

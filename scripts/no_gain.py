@@ -1,4 +1,4 @@
-"""Train where importance sampling cannot help, and print what a sampler with its gate costs there.
+"""Train where importance sampling cannot help, or anywhere, and print what a sampler with its gate costs there.
 
 On `noise`, images of uniform noise with random labels, all losses stay about equal. On `outliers` they are as unequal
 as on easy data, but nothing foretells whose is large. Each method takes turns with plain training, a few steps each, so
@@ -24,7 +24,7 @@ from configuration import BASELINE, PRESAMPLING, Config
 from evaluation import mean_loss, probe
 from models import MODELS
 from options import positive
-from tasks import load_task
+from tasks import TASKS, load_task
 from training import Training
 
 UNIFORM_PREDICTOR = "uniform-predictor"
@@ -72,7 +72,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     option = parser.add_argument
     option("--predictors", nargs="+", metavar="NAME", help="(default: all)")
-    option("--dataset", choices=("noise", "outliers"), default="noise", help="(default: %(default)s)")
+    option("--dataset", choices=TASKS, default="noise", help="(default: %(default)s)")
     option("--model", choices=MODELS, default="small-cnn", help="(default: %(default)s)")
     option("--steps", type=positive, default=900, metavar="N", help="of each run (default: %(default)s)")
     option("--seeds", type=positive, default=3, metavar="N", help="runs of each method (default: %(default)s)")

@@ -17,7 +17,7 @@ from runs import write_atomically
 from tables import comparison_table, notes
 from tasks import load_task
 
-__all__ = ["Report", "write_document"]
+__all__ = ["Report", "write_documents"]
 
 OVERVIEW_FIGURE = "overview"
 IN_TIME_SUFFIX = "-time"
@@ -63,14 +63,15 @@ class Report:
         plot_runs(self._drawn or self.runs, self._task, self._config, folder / f"{self.name}.png")
 
 
-def write_document(path: Path, reports: Sequence[Report]) -> None:
-    """Put the tables into their places in a document, and the figures into the folder beside it that has its name.
+def write_documents(paths: Sequence[Path], reports: Sequence[Report]) -> None:
+    """Put the tables into their places in documents, and the figures into a folder beside the first, with its name.
 
     Args:
-        path: of the document; a table's place is between `<!-- table: name -->` and `<!-- end -->`.
+        paths: of the documents; a table's place is between `<!-- table: name -->` and `<!-- end -->`.
         reports: of comparisons that have finished runs.
     """
-    text, figures = path.read_text(encoding="utf-8"), path.with_suffix("")
+    texts = {path: path.read_text(encoding="utf-8") for path in paths}
+    figures = paths[0].with_suffix("")
     figures.mkdir(exist_ok=True)
     tables = {report.name: report.table for report in reports}
     methods = [Method.parse(written).label for written in OVERVIEW]
@@ -80,9 +81,10 @@ def write_document(path: Path, reports: Sequence[Report]) -> None:
             tables[name] = overview_table(shown, methods)
             plot_overview(shown, methods, figures / f"{name}.png")
     for report in reports:
-        if f"{figures.name}/{report.name}.png" in text:
+        if any(f"{figures.name}/{report.name}.png" in text for text in texts.values()):
             report.draw(figures)
-    write_atomically(path, filled(text, tables))
+    for path, text in texts.items():
+        write_atomically(path, filled(text, tables))
 
 
 def is_shown(report: Report, *, in_time: bool) -> bool:

@@ -181,7 +181,7 @@ class TestDocument:
         document.write_text(
             "![](page/few.png)\n<!-- table: few -->\n<!-- end -->\n<!-- table: overview -->\n<!-- end -->\n"
         )
-        reports.write_document(document, [report])
+        reports.write_documents([document], [report])
         assert "| lstm, k = 0.5 |" in document.read_text()
         assert "| Shuttle |" in document.read_text()
         assert {path.name for path in (tmp_path / "page").iterdir()} == {"few.png", "overview.png"}
