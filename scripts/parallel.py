@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -18,10 +19,13 @@ Result = TypeVar("Result")
 POLL_SECONDS = 0.5
 
 _steps_done: Synchronized[int] | None = None
+_parent = 0
 
 
 def count_step() -> None:
-    """Tell the parent's live line of a step done, from inside a job."""
+    """Tell the parent's live line of a step done, from inside a job; end with a parent that was killed."""
+    if _parent and os.getppid() != _parent:
+        os._exit(1)  # nobody waits for what is running
     if _steps_done is not None:
         with _steps_done.get_lock():
             _steps_done.value += 1
@@ -65,8 +69,8 @@ def run_parallel(
 
 
 def _start_worker(counter: Synchronized[int]) -> None:
-    global _steps_done
-    _steps_done = counter
+    global _steps_done, _parent
+    _steps_done, _parent = counter, os.getppid()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends workers silently; the parent says what happened
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # which are slow, and plenty once most samples are learned
