@@ -93,15 +93,14 @@ class Draw:
     def probabilities(self) -> Tensor:
         """Chance of each sample to be drawn, float64 [B]."""
         if self._probabilities is None:
-            size, device = self._indices.shape[0], self._indices.device
-            self._probabilities = torch.full((size,), self._chance, dtype=torch.float64, device=device)
+            self._probabilities = _filled_like(self._indices, self._chance, torch.float64)
         return self._probabilities
 
     @property
     def weights(self) -> Tensor:
         """Weight of each sample's loss, float32 [B]."""
         if self._weights is None:
-            self._weights = torch.ones(self._indices.shape[0], device=self._indices.device)
+            self._weights = _filled_like(self._indices, 1.0, torch.float32)
         return self._weights
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -202,6 +201,11 @@ def check_candidates(draw: Draw, owner: object) -> None:
         raise TypeError(f"`choose(candidates, scores)` must get a Draw first; got {type(draw).__name__}.")
     if draw._ticket is None or draw._ticket.owner is not owner or draw.is_batch:
         raise ValueError("`choose(candidates)` must be candidates of this sampler. Pass on what `request` returned.")
+
+
+def _filled_like(indices: Tensor, value: float, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(mode=False):  # whoever asks first, others are to train with it
+        return torch.full(indices.shape, value, dtype=dtype, device=indices.device)
 
 
 def _moved(values: Tensor, device: torch.device | str) -> Tensor:

@@ -152,12 +152,17 @@ class LossHistory:
         slots = indices * self.window + (writes - 1) % self.window  # some slot of zeros where there is none
         return self._values.view(-1).index_select(0, slots)
 
-    def smallest(self, indices: Tensor) -> Tensor:
-        """Return the smallest of the stored observations of each sample, float32 [B]; 0 where there is none."""
-        writes = self._writes.index_select(0, indices)
-        stored = self._values.index_select(0, indices).float()  # slots are filled from the first on
-        empty = torch.arange(self.window, device=self.device) >= writes.clamp(min=1).unsqueeze(1)
-        return stored.masked_fill_(empty, torch.inf).amin(1)
+    def spread(self, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return smallest, mean and number of the stored observations of each sample; 0 where there are none.
+
+        Returns:
+            float32 [B] twice, and int64 [B].
+        """
+        counts = self.counts(indices)
+        stored = self._values.index_select(0, indices).float()  # in no order, 0 where nothing is stored yet
+        empty = torch.arange(self.window, device=self.device) >= counts.clamp(min=1).unsqueeze(1)
+        mean = stored.sum(1) / counts.clamp(min=1)
+        return stored.masked_fill_(empty, torch.inf).amin(1), mean, counts
 
     def means_after(self, indices: Tensor, values: Tensor) -> Tensor:
         """Return the mean of each sample's window as it would be with `values`, float [B], appended: float32 [B]."""

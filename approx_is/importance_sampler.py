@@ -183,8 +183,8 @@ class ImportanceSampler:
             )
         if reducible and getattr(built, "own_scale", False):
             raise ValueError(
-                f"`reducible` must be False with {type(built).__name__}, which has a scale of its own; got True. "
-                'Use another predictor, such as "lstm".'
+                f"`reducible` must be False with {type(built).__name__}, which does not predict what is observed; got "
+                'True. Use another predictor, such as "lstm".'
             )
         smoothing = make_smoothing(smoothing, fraction=getattr(built, "smoothing_fraction", 0.5))
         self._drawer = Drawer(

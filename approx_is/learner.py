@@ -60,7 +60,7 @@ class Learner:
         self._reducible = reducible
         self._rolling = min(rolling, history.num_samples)
         self._cursor = 0
-        self.own_scale = getattr(predictor, "own_scale", False)
+        self.own_scale = getattr(predictor, "own_scale", False) or reducible
         self._is_local = getattr(predictor, "local", False)
         self._judges_unseen = getattr(predictor, "judges_unseen", False)
         self._knows_draws = getattr(predictor, "knows_draws", False)

@@ -31,8 +31,9 @@ IDEAL_RATE = 0.1
 PLAIN_EVERY = 32
 """Steps between two that are left out of learning, to measure what a step takes without."""
 
-SETTLED_STEPS, SETTLED_FACTOR = 1_024, 4
-"""Steps from which on both are so many times as long: a step of a millisecond is to feel no looks either."""
+SETTLED_STEPS, SETTLED_FACTOR, SHORT_STEP = 1_024, 4, 5e-3
+"""Steps from which on both are so many times as long, if a plain step takes no more than so many seconds: a look takes
+about as long whatever the step, and is to be felt by none."""
 
 REMEASURE_EVERY = 4_096
 """Steps after which a closed gate measures anew what learning takes: the machine may have been busy."""
@@ -241,7 +242,8 @@ class PredictorGate:
 
     @property
     def _patience(self) -> int:
-        return 1 if self._steps < SETTLED_STEPS else SETTLED_FACTOR
+        is_settled = self._steps >= SETTLED_STEPS and self._clock.median("plain") <= SHORT_STEP  # not if unknown
+        return SETTLED_FACTOR if is_settled else 1
 
     @property
     def _is_dear(self) -> bool:

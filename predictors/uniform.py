@@ -22,6 +22,7 @@ class UniformPredictor(StatelessPredictor):
     """
 
     judges_unseen = True
+    own_scale = True
 
     def __init__(
         self, history: LossHistory, labels: Tensor | None, num_classes: int, generator: torch.Generator

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Sampler
 
 from baselines.infobatch import InfoBatch
 from baselines.katyusha import Katyusha
@@ -18,9 +21,9 @@ from baselines.selective_backprop import SelectiveBackprop
 from baselines.svrg import SVRG
 from baselines.variance_reduction import VarianceReduced
 from configuration import CHOOSERS, GRADIENT_METHODS, Config
-from samples import Task
+from samples import InMemoryDataset, Task, keep_batch
 
-__all__ = ["ChosenBatch", "build_chooser", "build_gradient_method"]
+__all__ = ["ChosenBatch", "ChosenBatches", "build_chooser", "build_gradient_method"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +41,39 @@ class ChosenBatch:
     def weighted_mean(self, losses: Tensor) -> Tensor:
         """Return the weighted mean of the losses [B], a scalar."""
         return (self.weights.to(losses.device) * losses).mean()
+
+
+class ChosenBatches:
+    """Iterates the batches of a chooser, one epoch each time, fetched by a loader as those of plain epochs are.
+
+    Args:
+        chooser: of the samples.
+        samples: to fetch, a batch at a time.
+    """
+
+    def __init__(self, chooser: BatchChooser, samples: InMemoryDataset) -> None:
+        self._chooser = chooser
+        self._chosen: deque[ChosenBatch] = deque()
+        self._loader: DataLoader[Any] = DataLoader(samples, batch_sampler=_Requests(self), collate_fn=keep_batch)
+
+    def __iter__(self) -> Iterator[tuple[Any, ChosenBatch]]:
+        """Iterate over the rest of an epoch: batches, and how each was chosen."""
+        for batch in self._loader:
+            yield batch, self._chosen.popleft()
+
+    def requests(self) -> Iterator[list[int]]:
+        """Iterate over the indices of each batch, and note how it was chosen."""
+        for indices, weights in self._chooser.epoch():
+            self._chosen.append(ChosenBatch(indices, weights))
+            yield indices.tolist()
+
+
+class _Requests(Sampler[list[int]]):
+    def __init__(self, batches: ChosenBatches) -> None:
+        self._batches = batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return self._batches.requests()
 
 
 def build_chooser(

@@ -40,13 +40,15 @@ def share_captured(training: Training, indices: Tensor, losses: Tensor, bounds: 
         bounds: of the norms of their gradients, [n], the importance.
 
     Returns:
-        The share; NaN for methods that draw uniformly or where there is nothing to capture.
+        The share, 0 for methods that draw uniformly; NaN where there is nothing to capture.
     """
     if training.chooser is not None:
         return captured(bounds, _normalised(training.chooser.propensities(indices, losses)))
     if training.sampler is None:
-        return math.nan
+        return 0.0
     if training.config.predictor in PRESAMPLING:
+        if not training.sampler.gate.is_open:
+            return 0.0
         pool = PRESAMPLE * training.config.batch_size
         if training.config.predictor == "gradient-norm":
             indices, bounds = indices[: SCORED_POOLS * pool], bounds[: SCORED_POOLS * pool]

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from comparisons import DEMO, EVIDENCE, Comparison
 from configuration import Config
-from jobs import Job, check, plan, run_unfinished
+from equal_time import read_step_times
+from jobs import check, plan, run_unfinished
 from methods import FORM
 from options import add_batch_options, add_training_options, options_of_predictors, training_options
 from reports import Report, write_documents
@@ -33,12 +34,20 @@ def main() -> None:
     arguments = parse_arguments()
     results = ResultsFile(arguments.out / RESULTS_FILE, arguments.known)
     try:
-        comparisons = chosen(arguments)
+        step_times = read_step_times() if arguments.preset == "results" else {}
+        planned = {}
+        for each in chosen(arguments):
+            costs = step_times.get(each.like or each.name, {})
+            if jobs := plan(each, results, arguments.data_dir, costs):
+                planned[each] = jobs, costs
+            else:
+                print(f"{each.name}: no step was timed; run step_times.py --only {each.like}", file=sys.stderr)
+        every_job = [job for jobs, _ in planned.values() for job in jobs]
         arguments.out.mkdir(parents=True, exist_ok=True)
         if not arguments.report_only:
-            train(comparisons, results, arguments)
-        planned = {each.name: plan_one(each, results, arguments.data_dir) for each in comparisons}
-        reports = [Report(each, planned[each.name], results) for each in comparisons if planned[each.name]]
+            check(every_job, results)
+            run_unfinished(every_job, results, arguments.jobs)
+        reports = [Report(each, jobs, results, costs) for each, (jobs, costs) in planned.items()]
         reports = [report for report in reports if report.runs]
         for report in reports:
             print(report)
@@ -46,31 +55,12 @@ def main() -> None:
         if arguments.document is not None:
             write_documents(arguments.document, reports)
         if arguments.publish is not None:
-            results.publish((job.key for jobs in planned.values() for job in jobs), arguments.publish)
+            results.publish((job.key for job in every_job), arguments.publish)
     except (ValueError, TypeError, OSError, ImportError) as error:
         sys.exit(f"compare.py: error: {error}")
     except (KeyboardInterrupt, BrokenProcessPool) as error:
         why = "stopped" if isinstance(error, KeyboardInterrupt) else "a run was killed, for lack of memory perhaps"
         sys.exit(f"compare.py: {why}; the same command goes on with what is not finished")
-
-
-def train(comparisons: Sequence[Comparison], results: ResultsFile, arguments: argparse.Namespace) -> None:
-    """Do what is not finished: first what is compared at equal steps, since that is timed too.
-
-    Raises:
-        ValueError: an option is out of bounds or a method is not written as it should be.
-    """
-    for in_time in (False, True):
-        chosen_ones = [each for each in comparisons if (each.like is not None) == in_time]
-        jobs = [job for each in chosen_ones for job in plan_one(each, results, arguments.data_dir)]
-        check(jobs, results)
-        run_unfinished(jobs, results, arguments.jobs)
-
-
-def plan_one(comparison: Comparison, results: ResultsFile, data_dir: Path | None) -> list[Job]:
-    """Return the runs of a comparison."""
-    timed = next((each for each in EVIDENCE if each.name == comparison.like), None)
-    return plan(comparison, results, data_dir, timed)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -91,6 +81,8 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if not arguments.methods and arguments.preset is None:
         parser.error("--methods is required without a --preset")
+    if arguments.only and (arguments.publish or arguments.document):
+        parser.error("--publish and --document write what was asked for and nothing else: leave --only out")
     return arguments
 
 

@@ -100,6 +100,8 @@ class Config:
             raise ValueError(f"`--predictor {BASELINE}` is plain training, without predictor options.")
         if not self.has_sampler and self.k != 1:
             raise ValueError(f"`--predictor {self.predictor}` has no weights of approx_is, and so no k; got {self.k}.")
+        if not self.has_sampler and self.reducible:
+            raise ValueError(f"`reducible` needs a sampler; `--predictor {self.predictor}` has none.")
         if not self.has_sampler and self.gain:
             raise ValueError(f"`--gain` needs a sampler; `--predictor {self.predictor}` has none.")
         if self.gain and self.observe == "loss":

@@ -1,21 +1,59 @@
-"""How many steps of a method fit into the time of uniform's, by runs of both that were timed beside each other."""
+"""What a step of each method takes beside one of uniform, as `step_times.py` measured it, and how many fit in a time.
+
+The file is kept with the results, since what fits into a time is a matter of the machine, and a comparison is to be of
+one machine's times.
+"""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from statistics import median
 
-from configuration import BASELINE
 from evaluation import Run
 
-__all__ = ["relative_cost", "steps_in_time"]
+__all__ = ["STEP_TIMES", "Costs", "read_step_times", "relative_cost", "steps_in_time"]
+
+STEP_TIMES = Path(__file__).parent.parent / "docs" / "step_times.json"
+
+Costs = Mapping[str, float]
+"""A step's time over one of uniform, by method as it is written."""
+
+
+def read_step_times(path: Path = STEP_TIMES) -> dict[str, dict[str, float]]:
+    """Return the relative costs of methods by comparison; none where there is no file.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))["relative"])
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error!r}). Delete it, and run step_times.py.") from error
+
+
+def steps_in_time(steps: int, costs: Costs) -> dict[str, int]:
+    """Return how many steps each method has time for, one at least.
+
+    Args:
+        steps: that uniform has time for.
+        costs: of the methods.
+
+    Example:
+        >>> steps_in_time(1_000, {"uniform": 1.0, "slow": 2.5})
+        {'uniform': 1000, 'slow': 400}
+    """
+    return {method: max(1, math.floor(steps / cost)) for method, cost in costs.items()}
 
 
 def relative_cost(runs: Mapping[int, Run], baselines: Mapping[int, Run]) -> float | None:
-    """Return how long a step takes over one of uniform, the median over the seeds that both have; None for none.
+    """Return how long a step took over one of uniform, the median over the seeds that both have; None for none.
 
-    Runs of one seed are run one after the other, so that what else the machine did is much the same for both.
+    As good as the machine was quiet and both ran at about the same time.
     """
     ratios = [
         (run[-1].seconds / run[-1].step) / (baselines[seed][-1].seconds / baselines[seed][-1].step)
@@ -23,19 +61,3 @@ def relative_cost(runs: Mapping[int, Run], baselines: Mapping[int, Run]) -> floa
         if seed in baselines
     ]
     return median(ratios) if ratios else None
-
-
-def steps_in_time(steps: int, runs: Mapping[str, Mapping[int, Run]]) -> dict[str, int]:
-    """Return the steps that each method has time for, one at least.
-
-    Args:
-        steps: that uniform has time for.
-        runs: runs by method and seed; methods without any are left out.
-
-    Raises:
-        ValueError: uniform itself has no run.
-    """
-    if not runs.get(BASELINE):
-        raise ValueError(f"how many steps take as long as {steps:,} of {BASELINE} is not known: it has no finished run")
-    costs = {method: relative_cost(own, runs[BASELINE]) for method, own in runs.items()}
-    return {method: max(1, math.floor(steps / cost)) for method, cost in costs.items() if cost is not None}

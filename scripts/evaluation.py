@@ -47,7 +47,7 @@ class Evaluation:
         gain_ratio: what the next step is worth; 1 without `--gain`.
         perplexity: of the test words, the exponential of their mean cross-entropy; None but for a language model.
         captured_of_probe: the share of the ideal variance reduction, over the samples that `train_loss` is the mean of,
-            see `capture`; None where undefined, and for methods that draw uniformly.
+            see `capture`; None where undefined.
     """
 
     step: int

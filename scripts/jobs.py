@@ -10,7 +10,7 @@ from pathlib import Path
 
 from comparisons import FIRST_SEEDS, Comparison
 from configuration import Config
-from equal_time import steps_in_time
+from equal_time import Costs, steps_in_time
 from evaluation import Evaluation, Run
 from parallel import count_step, run_parallel
 from results_file import ResultsFile, RunKey, digest
@@ -44,35 +44,30 @@ class Job:
     data_dir: Path | None
 
 
-def plan(
-    comparison: Comparison, results: ResultsFile, data_dir: Path | None, timed: Comparison | None = None
-) -> list[Job]:
-    """Return all runs of a comparison, seed by seed, so that no method has the quieter machine to itself.
+def plan(comparison: Comparison, results: ResultsFile, data_dir: Path | None, costs: Costs | None = None) -> list[Job]:
+    """Return all runs of a comparison, seed by seed.
 
     Args:
         comparison: to plan.
         results: where they go.
         data_dir: where to look first for data that is not bundled.
-        timed: the comparison of `comparison.like`, whose finished runs say how many steps a method has time for; a
-            method without one has no run.
+        costs: for a comparison in equal time, a step's time over one of uniform by method; one that was not timed has
+            no run.
 
     Raises:
-        ValueError: an option is out of bounds, a method is not written as it should be, or uniform was not timed.
+        ValueError: an option is out of bounds or a method is not written as it should be.
     """
-    in_time = None
-    if timed is not None:
-        in_time = steps_in_time(comparison.settings["steps"], finished_runs(plan(timed, results, data_dir), results))
-    without = () if in_time is None else ("steps", "eval_every")  # a new timing is no reason for new runs
+    in_time = {} if comparison.like is None else steps_in_time(comparison.settings["steps"], costs or {})
     jobs = []
     for seed in range(comparison.seeds):
         for text, method in comparison.parsed.items():
             settings = {**comparison.settings, **method.settings}
-            if in_time is not None:
+            if comparison.like is not None:
                 if text not in in_time:
                     continue
                 settings.update(steps=in_time[text], eval_every=math.ceil(in_time[text] / EVALUATIONS))
             config = Config(**settings, predictor_options=comparison.options.get(method.predictor, {}), seed=seed)
-            key = RunKey(comparison.name, text, seed, digest(config, without))
+            key = RunKey(comparison.name, text, seed, digest(config))
             is_urgent = text in comparison.drawn and seed < FIRST_SEEDS
             jobs.append(Job(key, config, method.label, is_urgent, results, data_dir))
     return jobs

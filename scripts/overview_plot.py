@@ -23,18 +23,28 @@ LOWEST, HIGHEST = 0.1, 2.5
 """Quotients beyond are drawn at these."""
 
 
-def plot_overview(comparisons: Mapping[str, tuple[Runs, Score]], methods: Sequence[str], path: Path) -> None:
-    """Draw steps to uniform's best, the score at the end and the training loss, all over uniform's, into a PNG.
+def plot_overview(
+    comparisons: Mapping[str, tuple[Runs, Score]],
+    methods: Sequence[str],
+    path: Path,
+    costs: Mapping[str, Mapping[str, float]],
+) -> None:
+    """Draw steps or time to uniform's best, the score at the end and the training loss, all over uniform's, into a PNG.
 
     Args:
         comparisons: the runs by label, and what they are compared by, by what the row is called.
         methods: labels of the methods to draw.
         path: the file.
+        costs: as `overview_table` takes them.
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11, 1.7 + 0.55 * len(comparisons)), dpi=160, layout="constrained")
         panels = figure.subplots(1, 3, sharey=True)
-        titles = ("steps to uniform's best", "test error or perplexity at the end", "training loss at the end")
+        titles = (
+            f"{'time' if costs else 'steps'} to uniform's best",
+            "test error or perplexity at the end",
+            "training loss at the end",
+        )
         for axes, title in zip(panels, titles, strict=True):
             axes.axvline(1, color=style_of(0)["color"], linewidth=1)
             axes.set(title=title, xlabel="over uniform's", ylim=(len(comparisons) - 0.5, -0.5))
@@ -48,11 +58,12 @@ def plot_overview(comparisons: Mapping[str, tuple[Runs, Score]], methods: Sequen
                 axes.axhline(boundary - 0.5, color="0.85", linewidth=0.8)
         panels[0].set_yticks(range(len(comparisons)), list(comparisons))
         panels[0].tick_params(axis="y", length=0)
-        for row, (runs, score) in enumerate(comparisons.values()):
+        for row, (name, (runs, score)) in enumerate(comparisons.items()):
             for position, label in enumerate(methods, start=1):
                 if label in runs:
                     place = row + 0.7 * ((position - 0.5) / len(methods) - 0.5)
-                    _mark(panels, runs[label], runs[BASELINE], score, place, position)
+                    cost = costs.get(name, {}).get(label, 1.0)
+                    _mark(panels, (runs[label], runs[BASELINE]), score, cost, (place, position))
         handles = [Line2D([], [], label=label, **_marker(place)) for place, label in enumerate(methods, start=1)]
         figure.legend(handles=handles, loc="outside lower center", ncols=min(5, len(handles)), frameon=False)
         figure.savefig(path)
@@ -60,16 +71,17 @@ def plot_overview(comparisons: Mapping[str, tuple[Runs, Score]], methods: Sequen
 
 def _mark(
     panels: Sequence[Axes],
-    runs: Mapping[int, Run],
-    baselines: Mapping[int, Run],
+    pair: tuple[Mapping[int, Run], Mapping[int, Run]],
     score: Score,
-    place: float,
-    position: int,
+    cost: float,
+    where: tuple[float, int],
 ) -> None:
+    """Draw a method's runs beside uniform's, the two of `pair`, at a height and as the method of a position."""
+    (runs, baselines), (place, position) = pair, where
     reached = arrival(runs, baselines, score)
     if reached is not None:
-        everyone = reached.seeds == len(runs)
-        panels[0].plot(_within(fmean(reached.step_ratios)), place, **_marker(position, filled=everyone))
+        arrived = _within(cost * fmean(reached.step_ratios))
+        panels[0].plot(arrived, place, **_marker(position, filled=reached.is_everyone))
     for axes, shown in ((panels[1], score), (panels[2], TRAIN_LOSS)):
         ratio = end_ratio(runs, baselines, shown)
         if ratio is not None:

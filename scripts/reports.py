@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from comparisons import OVERVIEW, Comparison
+from configuration import BASELINE
+from equal_time import Costs
 from evaluation import Runs
 from jobs import Job, finished_runs
 from methods import Method
@@ -30,24 +32,27 @@ class Report:
         comparison: that it is about.
         jobs: its runs, one at least.
         results: where the finished ones are.
+        costs: a step's time over one of uniform, by method as it is written; that of the runs where it was not timed.
 
     Attributes:
         name: of the comparison.
         title: of what is trained on, and with what.
         score: that methods are compared by.
         runs: the finished ones by the methods' labels.
+        costs: of the methods, by label.
         table: in Markdown; empty without a finished run.
     """
 
-    def __init__(self, comparison: Comparison, jobs: Sequence[Job], results: ResultsFile) -> None:
+    def __init__(self, comparison: Comparison, jobs: Sequence[Job], results: ResultsFile, costs: Costs) -> None:
         self._config = jobs[0].config
         self._task = load_task(self._config.dataset, jobs[0].data_dir)
         self.name, self.score, self.title = comparison.name, self._task.score, comparison.title or self._task.title
         labels, found = {job.key.method: job.label for job in jobs}, finished_runs(jobs, results)
         self.runs: Runs = {label: found[method] for method, label in labels.items() if method in found}
         self._drawn: Runs = {labels[method]: found[method] for method in comparison.drawn if method in found}
+        self.costs = {label: costs[method] for method, label in labels.items() if method in costs}
         epoch = len(self._task.train) / self._config.batch_size
-        self.table = comparison_table(self.runs, self.score, epoch) if self.runs else ""
+        self.table = comparison_table(self.runs, self.score, epoch, self.costs) if self.runs else ""
 
     def __str__(self) -> str:
         """Return the table and what its columns mean."""
@@ -77,9 +82,10 @@ def write_documents(paths: Sequence[Path], reports: Sequence[Report]) -> None:
     methods = [Method.parse(written).label for written in OVERVIEW]
     for name, in_time in (("overview", False), ("overview-time", True)):
         shown = {each.title: (each.runs, each.score) for each in reports if is_shown(each, in_time=in_time)}
+        costs = {each.title: each.costs for each in reports if in_time}
         if shown:
-            tables[name] = overview_table(shown, methods)
-            plot_overview(shown, methods, figures / f"{name}.png")
+            tables[name] = overview_table(shown, methods, costs)
+            plot_overview(shown, methods, figures / f"{name}.png", costs)
     for report in reports:
         if any(f"{figures.name}/{report.name}.png" in text for text in texts.values()):
             report.draw(figures)
@@ -90,4 +96,4 @@ def write_documents(paths: Sequence[Path], reports: Sequence[Report]) -> None:
 def is_shown(report: Report, *, in_time: bool) -> bool:
     """Return whether a comparison has a row in the overview of those at equal steps or of those in equal time."""
     is_in_time = report.name.endswith(IN_TIME_SUFFIX)
-    return not report.name.endswith("-rates") and is_in_time == in_time and len(report.runs) > 1
+    return BASELINE in report.runs and is_in_time == in_time and len(report.runs) > 1

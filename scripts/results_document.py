@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 from configuration import BASELINE
 from evaluation import Runs
@@ -35,28 +36,30 @@ def filled(document: str, tables: Mapping[str, str]) -> str:
     return PLACE.sub(replaced, document)
 
 
-def overview_table(comparisons: Mapping[str, tuple[Runs, Score]], methods: Sequence[str]) -> str:
+def overview_table(
+    comparisons: Mapping[str, tuple[Runs, Score]], methods: Sequence[str], costs: Mapping[str, Mapping[str, float]]
+) -> str:
     """Return a table in Markdown with a row a comparison, and for each method how it did beside uniform.
 
-    In a cell are the steps to uniform's best over uniform's, where all seeds get there, and the score at the end over
-    uniform's.
+    In a cell are the steps to uniform's best over uniform's, or the time, where all seeds get there, and the score at
+    the end over uniform's.
 
     Args:
         comparisons: the runs by label, and what they are compared by, by the name of the comparison.
         methods: labels, a column each.
+        costs: a step's time over one of uniform by label, by the name of the comparison, for those compared in time.
     """
     rows = []
     for name, (runs, score) in comparisons.items():
-        cells = [_cell(runs, label, score) for label in methods]
+        cells = [_cell(runs, label, score, costs.get(name, {}).get(label, 1.0)) for label in methods]
         rows.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join([f"| | {' | '.join(methods)} |", f"|---|{'---:|' * len(methods)}", *rows])
 
 
-def _cell(runs: Runs, label: str, score: Score) -> str:
+def _cell(runs: Runs, label: str, score: Score, cost: float) -> str:
     if label not in runs or BASELINE not in runs:
         return ""
     reached = arrival(runs[label], runs[BASELINE], score)
     ratio = end_ratio(runs[label], runs[BASELINE], score)
-    everyone = reached is not None and reached.seeds == len(runs[label])
-    steps = f"{sum(reached.step_ratios) / reached.seeds:.2f}" if reached is not None and everyone else MISSING
-    return f"{steps} / {MISSING if ratio is None else f'{ratio:.2f}'}"
+    arrived = f"{cost * fmean(reached.step_ratios):.2f}" if reached is not None and reached.is_everyone else MISSING
+    return f"{arrived} / {MISSING if ratio is None else f'{ratio:.2f}'}"

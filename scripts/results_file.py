@@ -6,6 +6,7 @@ import fcntl
 import gzip
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ class RunKey:
         comparison: that it is part of.
         method: as it is written, see `methods`.
         seed: of the run.
-        config: `digest` of all that determines it.
+        config: `digest` of its config.
     """
 
     comparison: str
@@ -40,20 +41,17 @@ class RunKey:
     config: str
 
 
-def digest(config: Config, without: Iterable[str] = ()) -> str:
-    """Return a hash of what determines a run: the fields of its config that are not as they are by default.
+def digest(config: Config) -> str:
+    """Return a hash of the fields of a run's config that are not as they are by default.
 
-    A new field with a default that changes nothing leaves the runs of before valid.
+    A new field with a default that changes nothing leaves the runs of before valid. Code, and what a data set is made
+    of, are not in it: whoever changes these deletes the runs that they concern.
 
     Args:
         config: of the run.
-        without: fields that are left out.
     """
     defaults = {field.name: getattr(Config(config.dataset), field.name) for field in fields(Config)}
-    left_out = {"dataset", *without}
-    own = {
-        name: value for name, value in asdict(config).items() if name not in left_out and value != defaults.get(name)
-    }
+    own = {name: value for name, value in asdict(config).items() if name != "dataset" and value != defaults[name]}
     return hashlib.sha256(json.dumps([config.dataset, own], sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -108,7 +106,7 @@ class ResultsFile:
         if path.suffix != ".gz":
             write_atomically(path, text)
             return
-        unfinished = path.with_name(f".{path.name}")
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
         unfinished.write_bytes(gzip.compress(text.encode(), mtime=0))
         unfinished.replace(path)
 
@@ -149,7 +147,8 @@ def read_runs(path: Path) -> dict[RunKey, list[Evaluation]]:
 def _rows(key: RunKey, evaluations: Run) -> Iterator[dict[str, Any]]:
     for position, evaluation in enumerate(evaluations, start=1):
         is_last = position == len(evaluations)
-        values = {name: _rounded(value) for name, value in asdict(evaluation).items() if value is not None}
+        rounded = {name: _rounded(value) for name, value in asdict(evaluation).items()}
+        values = {name: value for name, value in rounded.items() if value is not None}
         if not is_last:
             values.pop("class_errors", None)  # a third of the file, and looked at only at the end
         yield {**asdict(key), "last": is_last, **values}
@@ -163,4 +162,6 @@ def _ends_a_line(file: BinaryIO) -> bool:
 def _rounded(value: Any) -> Any:
     if isinstance(value, list):
         return [_rounded(entry) for entry in value]
-    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None  # JSON has no other numbers

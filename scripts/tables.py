@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
@@ -28,15 +27,20 @@ class Arrival:
 
     Attributes:
         seeds: how many did.
+        compared: of so many that have a run of uniform.
         steps: steps until then, the mean.
         step_ratios: steps over those that uniform itself took, one a seed.
-        time_ratios: the same of the seconds of training.
     """
 
     seeds: int
+    compared: int
     steps: float
     step_ratios: tuple[float, ...]
-    time_ratios: tuple[float, ...]
+
+    @property
+    def is_everyone(self) -> bool:
+        """Whether all seeds got there."""
+        return self.seeds == self.compared
 
 
 def first_at_or_below(run: Run, target: float, score: Score = TEST_ERROR) -> Evaluation | None:
@@ -47,18 +51,16 @@ def first_at_or_below(run: Run, target: float, score: Score = TEST_ERROR) -> Eva
 def arrival(runs: Mapping[int, Run], baselines: Mapping[int, Run], score: Score = TEST_ERROR) -> Arrival | None:
     """Return when the method reached uniform's best score, or None if no seed did."""
     pairs = []
-    for seed, run in runs.items():
-        target = min(map(score.of, baselines[seed])) if seed in baselines else math.nan
-        reached, own = (first_at_or_below(each, target, score) for each in (run, baselines.get(seed, ())))
+    compared = [seed for seed in runs if seed in baselines]
+    for seed in compared:
+        target = min(map(score.of, baselines[seed]))
+        reached, own = (first_at_or_below(run, target, score) for run in (runs[seed], baselines[seed]))
         if reached is not None and own is not None:
-            pairs.append((reached, own))
+            pairs.append((reached.step, own.step))
     if not pairs:
         return None
     return Arrival(
-        seeds=len(pairs),
-        steps=fmean(reached.step for reached, _ in pairs),
-        step_ratios=tuple(reached.step / own.step for reached, own in pairs),
-        time_ratios=tuple(reached.seconds / own.seconds for reached, own in pairs),
+        len(pairs), len(compared), fmean(step for step, _ in pairs), tuple(step / own for step, own in pairs)
     )
 
 
@@ -81,22 +83,27 @@ def captured(runs: Mapping[int, Run], epoch: float) -> float | None:
         epoch: its steps.
 
     Returns:
-        The share, 0 for methods that draw uniformly, or None where nothing was measured after the first epochs.
+        The share, or None where nothing was measured after the first epochs.
     """
-    shares = [(row.step, row.captured_of_probe) for run in runs.values() for row in run]
-    if all(share is None for _, share in shares):
-        return 0.0
-    later = [share for step, share in shares if share is not None and step >= CAPTURED_FROM_EPOCH * epoch]
+    later = [
+        row.captured_of_probe
+        for run in runs.values()
+        for row in run
+        if row.captured_of_probe is not None and row.step >= CAPTURED_FROM_EPOCH * epoch
+    ]
     return fmean(later) if later else None
 
 
-def comparison_table(runs: Runs, score: Score = TEST_ERROR, epoch: float = 1.0) -> str:
+def comparison_table(
+    runs: Runs, score: Score = TEST_ERROR, epoch: float = 1.0, costs: Mapping[str, float] | None = None
+) -> str:
     """Return the table in Markdown, its columns aligned for the terminal too.
 
     Args:
         runs: the runs of each method by label and seed; without uniform among them nothing is relative to it.
         score: what the methods are compared by.
         epoch: steps of an epoch.
+        costs: a step's time over one of uniform, by label; where there is none, that of the runs themselves.
     """
     if BASELINE not in runs:
         return _table(
@@ -109,7 +116,9 @@ def comparison_table(runs: Runs, score: Score = TEST_ERROR, epoch: float = 1.0) 
         for column in ((each.column,) if each == BALANCED_ERROR else (each.column, f"{each.short} of uniform's"))
     ]
     header = (*ARRIVAL, *shown, *COSTS)
-    return _table(header, [_row(label, own, baselines, score, epoch) for label, own in runs.items()])
+    return _table(
+        header, [_row(label, own, baselines, score, epoch, (costs or {}).get(label)) for label, own in runs.items()]
+    )
 
 
 def shown_scores(score: Score) -> tuple[Score, ...]:
@@ -122,19 +131,24 @@ def notes(score: Score = TEST_ERROR) -> str:
     shown = "test perplexity" if score == PERPLEXITY else "errors (on the test set; balanced: mean over the classes)"
     return f"""\
 - steps to best: the first evaluation with a {score.title} at or below the best that uniform reaches with the same seed,
-  mean over the seeds that get there. Of uniform's: over the steps that uniform itself takes; in seconds: the same in
-  time of training, evaluations left out. Means over seeds, each compared with uniform's run of the same seed.
+  mean over the seeds that get there. Of uniform's: over the steps that uniform itself takes, the mean of
+  the quotients of each seed; in seconds: the same times the step time.
 - {shown} and training loss: at the end, the mean of the last
   {FINAL} evaluations, ± standard deviation over the seeds; of uniform's: the mean over seeds of the quotient.
-- captured: share of the ideal variance reduction, the mean of evaluations from epoch {CAPTURED_FROM_EPOCH} on; 0 is
-  uniform, 1 ideal; with training samples in eval mode.
-- step time: over uniform's, all told. Where the sampler costs as much as the step it serves choose last-loss or
+- captured: share of the ideal variance reduction, by the upper bounds of training samples in eval mode, the mean of
+  evaluations from epoch {CAPTURED_FROM_EPOCH} on; 0 is uniform, 1 ideal.
+- step time: over that of uniform, all told. Where the sampler costs as much as the step it serves choose last-loss or
   class-gaussian, whatever the steps say; lstm is for steps of 30 ms and more.
 """
 
 
 def _row(
-    label: str, runs: Mapping[int, Run], baselines: Mapping[int, Run], score: Score, epoch: float
+    label: str,
+    runs: Mapping[int, Run],
+    baselines: Mapping[int, Run],
+    score: Score,
+    epoch: float,
+    timed: float | None,
 ) -> tuple[str, ...]:
     reached = arrival(runs, baselines, score)
     finals = []
@@ -142,10 +156,10 @@ def _row(
         finals.append(_spread([at_end(run, shown) for run in runs.values()], shown.decimals))
         if shown != BALANCED_ERROR:
             finals.append(_of_uniform(runs, baselines, shown))
-    share, cost = captured(runs, epoch), relative_cost(runs, baselines)
+    share, cost = captured(runs, epoch), relative_cost(runs, baselines) if timed is None else timed
     return (
         label,
-        *_arrival_cells(reached, f"{reached.seeds if reached else 0} of {len(runs)}" if baselines else MISSING),
+        *_arrival_cells(reached, len(runs), cost),
         *finals,
         MISSING if share is None else f"{share:.2f}",
         MISSING if cost is None else f"{cost:.2f}",
@@ -165,14 +179,14 @@ def _plain_rows(runs: Runs, score: Score) -> list[tuple[str, ...]]:
     ]
 
 
-def _arrival_cells(reached: Arrival | None, seeds: str) -> tuple[str, ...]:
+def _arrival_cells(reached: Arrival | None, seeds: int, cost: float | None) -> tuple[str, ...]:
     if reached is None:
-        return (MISSING, MISSING, MISSING, seeds)
+        return (MISSING, MISSING, MISSING, f"0 of {seeds}")
     return (
         f"{reached.steps:,.0f}",
         _spread(reached.step_ratios, 2),
-        _spread(reached.time_ratios, 2),
-        seeds,
+        MISSING if cost is None else f"{cost * fmean(reached.step_ratios):.2f}",
+        f"{reached.seeds} of {reached.compared}",
     )
 
 

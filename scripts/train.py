@@ -22,7 +22,7 @@ from typing import Any
 from tqdm import tqdm
 
 from approx_is import available_predictors
-from configuration import BASELINE, GATES, OBSERVATIONS, Config
+from configuration import BASELINE, CHOOSERS, GATES, GRADIENT_METHODS, OBSERVATIONS, Config
 from evaluation import Evaluation
 from gain_plot import plot_gain
 from journal import Journal
@@ -112,7 +112,8 @@ def parse_arguments() -> argparse.Namespace:
     option(
         "--predictor",
         default=Config.predictor,
-        help=f"{', '.join(available_predictors())}; {BASELINE}: plain training (default: %(default)s)",
+        help=f"{', '.join(available_predictors())}; {BASELINE}: plain training; "
+        f"{', '.join((*CHOOSERS, *GRADIENT_METHODS))}: methods of others (default: %(default)s)",
     )
     option("--k", type=float, default=Config.k, help="bias exponent, at most 1; 1 is unbiased (default: %(default)s)")
     option(

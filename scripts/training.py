@@ -24,9 +24,9 @@ from torch.utils.data.distributed import DistributedSampler
 
 from approx_is import ApproxSampler, Draw, GainLR, batch_weights, convert_batch_norm, upper_bound
 from approx_is.batch_norm import WeightedBatchNorm2d
-from baseline_methods import ChosenBatch, build_chooser, build_gradient_method
+from baseline_methods import ChosenBatch, ChosenBatches, build_chooser, build_gradient_method
 from capture import share_captured
-from configuration import PRESAMPLING, Config
+from configuration import CHOOSERS, GRADIENT_METHODS, PRESAMPLING, Config
 from evaluation import Evaluation, probe, probe_results, test_results
 from models import initial_network
 from optimization import LinearSchedule, StepSchedule, build_optimizer
@@ -56,11 +56,16 @@ class Training:
         device: where this process trains; None for `config.device`.
 
     Raises:
-        ValueError: the network, the predictor or an option of either does not exist or does not fit.
+        ValueError: the network, the predictor or an option of either does not exist or does not fit, or the method is
+            for one process and there are several.
         OSError: what the network is to start from cannot be kept or read, see `Task.prepare`.
     """
 
     def __init__(self, config: Config, task: Task, *, device: str | None = None) -> None:
+        if num_processes() > 1 and config.predictor in (*CHOOSERS, *GRADIENT_METHODS):
+            raise ValueError(
+                f"`--predictor {config.predictor}` is for one process; torchrun started {num_processes()}."
+            )
         self.config = config
         self.task = task
         self.device = torch.device(config.device if device is None else device)
@@ -204,8 +209,7 @@ class Training:
         if self.sampler is not None:
             yield from self.sampler
         elif self.chooser is not None:
-            for indices, weights in self.chooser.epoch():
-                yield self.task.train.__getitems__(indices), ChosenBatch(indices, weights)
+            yield from ChosenBatches(self.chooser, self.task.train)
         else:
             yield from ((batch, None) for batch in self.plain)
 

@@ -1,5 +1,7 @@
 """Draws: the weighted mean, moving between devices, and what losses must look like."""
 
+import pickle
+
 import pytest
 import torch
 from laws import make_sampler, train
@@ -207,3 +209,40 @@ class TestTickets:
             check_ticket(draw, self.OWNER)
         with pytest.raises(TypeError, match=r"`choose\(candidates, scores\)` must get a Draw first; got "):
             check_candidates(draw, self.OWNER)
+
+
+class TestUniform:
+    """The other tensors of a plain draw are made when they are asked for."""
+
+    def draw(self):
+        return Draw.uniform(torch.tensor([3, 1]), 8, Ticket(object(), place=0))
+
+    def test_has_equal_chances_and_weights(self):
+        indices, probabilities, weights = self.draw()
+        assert indices.tolist() == [3, 1]
+        assert (probabilities.dtype, probabilities.tolist()) == (torch.float64, [1 / 8, 1 / 8])
+        assert (weights.dtype, weights.tolist()) == (torch.float32, [1.0, 1.0])
+
+    def test_asked_for_in_inference_mode_they_can_be_trained_with(self):
+        draw, losses = self.draw(), torch.ones(2, requires_grad=True)
+        with torch.inference_mode():
+            assert draw.weights.sum() == 2
+        (draw.weights * losses).sum().backward()
+        assert losses.grad.tolist() == [1, 1]
+
+    def test_the_default_dtype_changes_nothing(self):
+        default = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        try:
+            draw = self.draw()
+            before = draw.weighted_mean(torch.ones(2, dtype=torch.float32))
+            assert draw.weights.dtype == torch.float32
+            assert draw.weighted_mean(torch.ones(2, dtype=torch.float32)).dtype == before.dtype == torch.float32
+        finally:
+            torch.set_default_dtype(default)
+
+    def test_a_copy_is_the_same(self):
+        draw = Draw.uniform(torch.tensor([3, 1]), 8, Ticket("owner", place=0))
+        copied = pickle.loads(pickle.dumps(draw))
+        assert copied.probabilities.tolist() == [1 / 8, 1 / 8]
+        assert copied.to("cpu").weights.tolist() == [1.0, 1.0]

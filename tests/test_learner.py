@@ -18,6 +18,7 @@ class Answers(UniformPredictor):
     """Gives the answers it was told to, and keeps what it was shown."""
 
     judges_unseen = False
+    own_scale = False
 
     def __init__(self, answers=None, **attributes):
         self.answers = torch.full((SIZE,), 3.0) if answers is None else answers

@@ -12,6 +12,8 @@ from approx_is.predictor_gate import (
     FIRST_REST,
     GLANCE_EVERY,
     PLAIN_EVERY,
+    SETTLED_FACTOR,
+    SETTLED_STEPS,
     PredictorGate,
 )
 from approx_is.predictors import LastLossPredictor
@@ -261,6 +263,20 @@ class TestCloses:
         assert not world.gate.is_open
 
 
+def looks_of(world, steps):
+    """Train, and return how much each step looked at."""
+    looks, look = [], world.gate.look
+
+    def noted(*, drawn):
+        looks.append(look(drawn=drawn))
+        return looks[-1]
+
+    world.gate.look = noted
+    world.run(steps)
+    world.gate.look = look
+    return looks
+
+
 class TestLooksAway:
     def gate(self, **options):
         return PredictorGate(VarianceGate(**options), epoch_steps=20)
@@ -277,6 +293,24 @@ class TestLooksAway:
         glances = {*range(SETTLE_STEPS), *range(0, 3 * GLANCE_EVERY, GLANCE_EVERY)}
         expected = [Look.GLANCE if step in glances else Look.AWAY for step in range(3 * GLANCE_EVERY)]
         assert looks == expected
+
+    @pytest.mark.parametrize(("seconds", "factor"), [(0.001, SETTLED_FACTOR), (0.1, 1)])
+    def test_looks_grow_rare_where_steps_are_short(self, monkeypatch, seconds, factor):
+        world = World(monkeypatch, equal, cost=0.1)
+        world.plain = seconds
+        world.run(SETTLED_STEPS)
+        looks = looks_of(world, 8 * GLANCE_EVERY)
+        assert looks.count(Look.GLANCE) == 8 // factor
+        assert looks.count(Look.AWAY) == 8 * GLANCE_EVERY - 8 // factor
+
+    def test_while_what_learning_takes_is_not_known_and_cannot_be_afforded(self, monkeypatch):
+        world = World(monkeypatch, Unpredictable(), cost=5.0)
+        looks = looks_of(world, 700)
+        assert math.isnan(world.gate.relative_cost)
+        assert looks.count(Look.AWAY) > 600
+        learned = [step for step, look in enumerate(looks) if look is Look.LEARN]
+        assert len(learned) > 1
+        assert all(looks[step - 1] in (Look.GLANCE, Look.LEARN) for step in learned)  # whose end was waited for
 
     def test_never_from_a_batch_drawn_by_importance(self):
         assert self.gate().look(drawn=True) is Look.LEARN

@@ -1,5 +1,7 @@
 """Draws by what training can still reduce."""
 
+import math
+
 import pytest
 import torch
 from laws import train
@@ -20,15 +22,29 @@ def history_of(*losses, window=3):
     return history
 
 
-def test_what_a_sample_kept_through_its_last_observations_is_taken_off():
-    history = history_of([], [5.0], [4.0, 2.0], [3.0, 9.0, 3.0, 4.0])
+def test_the_least_of_a_samples_last_observations_is_taken_off_as_far_as_they_are_alike():
+    history = history_of([], [5.0], [4.0, 2.0], [3.0, 9.0, 4.0, 2.0])
     importance = torch.tensor([1.0, 5.0, 6.0, 4.0])
-    expected = [1.0, 5.0, 6.0 - 2.0 / 2, 4.0 - 3.0]  # one of two observations more than the first; two of two
-    assert reducible(importance, history, EVERYONE).tolist() == expected
+    expected = [1.0, 5.0, 6.0 - 1 / 2 * 2 / 3 * 2, 4.0 - 2 / 5 * 2]  # of two of three observations; of 9, 4 and 2
+    torch.testing.assert_close(reducible(importance, history, EVERYONE), torch.tensor(expected))
+
+
+def test_wrong_labels_lose_most_and_what_is_being_learned_little():
+    steady, falling, learned = [3.1, 2.9, 3.0, 3.2, 2.8], [5.0, 4.0, 3.0, 2.0, 1.0], [0.01, 0.0, 2.0, 0.0, 0.01]
+    history = history_of(steady, falling, learned, window=5)
+    importance = torch.tensor([3.0, 1.0, 0.5])
+    kept = reducible(importance, history, torch.arange(3)) / importance
+    assert kept[0] < 0.2
+    assert kept[1] > 0.6
+    assert kept[2] == 1
 
 
 def test_nothing_falls_below_zero():
     assert reducible(torch.tensor([1.0]), history_of([2.0, 2.0, 2.0]), torch.tensor([0])).tolist() == [0.0]
+
+
+def test_observations_of_zero_take_nothing_off():
+    assert reducible(torch.tensor([1.0]), history_of([0.0, 0.0, 0.0]), torch.tensor([0])).tolist() == [1.0]
 
 
 def test_a_window_of_one_knows_nothing_irreducible():
@@ -36,9 +52,15 @@ def test_a_window_of_one_knows_nothing_irreducible():
     assert reducible(importance, history_of([2.0, 2.0], window=1), torch.tensor([0])).tolist() == [2.0]
 
 
-def test_the_smallest_observation_is_of_those_that_are_stored():
-    history = history_of([1.0, 8.0, 7.0, 9.0], [6.0], [], [4.0, 5.0])
-    assert history.smallest(EVERYONE).tolist() == [7.0, 6.0, 0.0, 4.0]
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_the_spread_is_of_the_observations_that_are_stored(dtype):
+    history = LossHistory(4, 3, dtype=dtype)
+    for step, values in enumerate([[1.0, 6.0, 4.0], [8.0, 5.0], [7.0], [9.0]]):
+        history.append(torch.tensor([0, 3, 1][: len(values)]), torch.tensor(values), step)
+    smallest, mean, counts = history.spread(EVERYONE)
+    assert smallest.tolist() == [7.0, 4.0, 0.0, 5.0]
+    assert mean.tolist() == [8.0, 4.0, 0.0, 5.5]
+    assert counts.tolist() == [3, 1, 0, 2]
 
 
 @pytest.mark.parametrize("predictor", ["last-loss", "lstm", "rais", "class-gaussian"])
@@ -63,6 +85,22 @@ def test_samples_that_stay_hard_are_drawn_less_and_learned_ones_as_before(predic
 def test_a_predictor_with_a_scale_of_its_own_is_refused():
     with pytest.raises(ValueError, match=r"`reducible` must be False with RankPredictor.*Use another predictor"):
         ImportanceSampler(4, 2, predictor="rank", reducible=True)
+    with pytest.raises(ValueError, match=r"`reducible` must be False with UniformPredictor"):
+        ImportanceSampler(4, 2, predictor="uniform", reducible=True)
+
+
+def test_smoothing_follows_what_is_drawn_by():
+    """Every fifth label is wrong: were the smoothing half the mean loss, all would be drawn about as often."""
+    sampler = ImportanceSampler(100, 20, predictor="last-loss", k=0.5, reducible=True, gate=None)
+    for step in range(200):
+        draw = sampler.draw()
+        losses = torch.full((100,), 0.02)
+        losses[::5] = 3.0
+        losses[1::10] = 1.0 * (step % 2)
+        sampler.update(draw, losses[draw.indices])
+    chances = 100 * sampler.probabilities()
+    assert chances[1::10].mean() > 1.5 * chances[2::10].mean()
+    assert math.isnan(sampler.metrics()["calibration"])
 
 
 def test_the_loaders_sampler_takes_it_too():

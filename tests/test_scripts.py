@@ -181,7 +181,8 @@ class TestCompare:
         baselines = {0: run(0.4, 0.2, 0.3, 0.3), 1: run(0.4, 0.3, 0.2, 0.1)}
         arrival = scripts("tables").arrival({0: run(0.2, 0.1, 0.1, 0.3), 1: run(0.4, 0.3, 0.2, 0.2)}, baselines)
         assert (arrival.seeds, arrival.steps) == (1, 100)
-        assert arrival.step_ratios == arrival.time_ratios == (0.5,)
+        assert arrival.step_ratios == (0.5,)
+        assert not arrival.is_everyone
         assert scripts("tables").arrival({0: run(0.9), 1: run(0.9)}, baselines) is None
         assert scripts("tables").arrival({2: run(0.0)}, baselines) is None
         assert scripts("tables").arrival(baselines, baselines).step_ratios == (1, 1)

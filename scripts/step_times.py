@@ -1,0 +1,112 @@
+"""Time a step of each method beside one of uniform, for the comparisons in equal time; on a quiet machine.
+
+All methods of a comparison take turns, so that all have the same machine. They train on the first samples only, since
+what they do in the first epoch is not what they do later. What the file has already is not measured again.
+
+Example:
+    python scripts/step_times.py --only shuttle
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import torch
+from tqdm import tqdm
+
+import machine
+from approx_is.backlog import default_update_every
+from comparisons import EVIDENCE, Comparison
+from configuration import BASELINE, Config
+from equal_time import STEP_TIMES, read_step_times
+from runs import write_atomically
+from samples import InMemoryDataset, Task
+from tasks import load_task
+from training import Training
+
+FIRST_BATCHES = 16
+"""Batches of the samples that are trained on, an epoch; the first is not timed."""
+
+WARM_UP, TURN, TURNS = 24, 16, 6
+"""Steps before the timing, and of a turn: as many updates as are learned from together at most, or a multiple."""
+
+
+def main() -> None:
+    """Run the script."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    option = parser.add_argument
+    option("--only", nargs="+", metavar="NAME", help="of the comparisons of compare.py --preset results these")
+    option("--data-dir", type=Path, metavar="DIR", help="where to look first for data that is not bundled")
+    option("--out", type=Path, default=STEP_TIMES, metavar="FILE", help="(default: %(default)s)")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    try:
+        relative = read_step_times(arguments.out)
+        for comparison in timed(arguments.only):
+            costs = relative.setdefault(comparison.name, {})
+            if set(comparison.parsed) - set(costs):
+                costs.update(measure(comparison, arguments.data_dir))
+                text = json.dumps({"machine": machine.describe(), "relative": relative}, indent=1)
+                write_atomically(arguments.out, f"{text}\n")
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"step_times.py: error: {error}")
+
+
+def timed(names: list[str] | None) -> list[Comparison]:
+    """Return the comparisons at equal steps, of these names where there are any.
+
+    Raises:
+        ValueError: there is no such comparison.
+    """
+    known = {each.name: each for each in EVIDENCE if each.like is None and BASELINE in each.parsed}
+    if unknown := set(names or ()) - set(known):
+        raise ValueError(f"`--only` must name some of {', '.join(known)}; got {', '.join(sorted(unknown))}.")
+    return [known[name] for name in names or known]
+
+
+def measure(comparison: Comparison, data_dir: Path | None) -> dict[str, float]:
+    """Return the time of a step of each method over one of uniform, the median over turns."""
+    task = load_task(comparison.settings["dataset"], data_dir)
+    trainings = {text: start(comparison, text, task) for text in comparison.parsed}
+    steps = {text: training.steps() for text, training in trainings.items()}
+    ratios: dict[str, list[float]] = {text: [] for text in trainings}
+    with tqdm(total=len(steps) * (WARM_UP + TURN * TURNS), unit="step", desc=comparison.name) as bar:
+        for own in steps.values():
+            take(own, WARM_UP, bar)
+        for _ in range(TURNS):
+            seconds = {}
+            for text, training in trainings.items():
+                before = training.seconds
+                take(steps[text], TURN, bar)
+                seconds[text] = training.seconds - before
+            for text in ratios:
+                ratios[text].append(seconds[text] / seconds[BASELINE])
+    return {text: float(f"{median(own):.4g}") for text, own in ratios.items()}
+
+
+def start(comparison: Comparison, text: str, task: Task) -> Training:
+    """Return a training by that method on the first samples, which learns as often as one on all of them."""
+    batch_size = comparison.settings.get("batch_size", Config.batch_size)
+    method, size = comparison.parsed[text], FIRST_BATCHES * batch_size
+    few = replace(task, train=InMemoryDataset(task.train.inputs[:size], task.train.targets[:size]), prepare=None)
+    settings = {"update_every": default_update_every(len(task.train), batch_size), **comparison.settings}
+    options = comparison.options.get(method.predictor, {})
+    return Training(Config(**{**settings, **method.settings, "steps": 10**6}, predictor_options=options), few)
+
+
+def take(steps: Iterator[int], count: int, bar: tqdm) -> None:
+    """Train for so many steps."""
+    for _ in range(count):
+        next(steps)
+        bar.update()
+
+
+if __name__ == "__main__":
+    main()
