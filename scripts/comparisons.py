@@ -146,7 +146,9 @@ RATES = (
     tuning("fashion-mnist", PAPER, rates=(0.0003, 0.001, 0.003)),
 )
 AT_EQUAL_STEPS = (
-    Comparison("shuttle", (*ALL, "gradient-norm:1:upper-bound"), at_rate(SHUTTLE, 0.001), seeds=10),
+    Comparison(
+        "shuttle", (*ALL, "gradient-norm:1:upper-bound", "lstm:0.5+reducible"), at_rate(SHUTTLE, 0.001), seeds=10
+    ),
     Comparison("fashion-mnist-lt", ALL, at_rate(LONG_TAILED, 0.003)),
     Comparison("fashion-mnist-small", ALL, at_rate(SMALL, 0.003), title="Fashion-MNIST, small CNN"),
     Comparison("fashion-mnist-finetune", ALL, at_rate(FINE_TUNED, 0.003)),

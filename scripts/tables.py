@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
@@ -110,20 +111,31 @@ def comparison_table(
             ("method", "seeds", f"best {score.column}", score.column, TRAIN_LOSS.column), _plain_rows(runs, score)
         )
     baselines = runs[BASELINE]
+    scores = shown_scores(score, runs)
     shown = [
         column
-        for each in shown_scores(score)
-        for column in ((each.column,) if each == BALANCED_ERROR else (each.column, f"{each.short} of uniform's"))
+        for each in scores
+        for column in (
+            (each.column,) if each == BALANCED_ERROR != score else (each.column, f"{each.short} of uniform's")
+        )
     ]
     header = (*ARRIVAL, *shown, *COSTS)
     return _table(
-        header, [_row(label, own, baselines, score, epoch, (costs or {}).get(label)) for label, own in runs.items()]
+        header,
+        [_row(label, own, baselines, (score, *scores), epoch, (costs or {}).get(label)) for label, own in runs.items()],
     )
 
 
-def shown_scores(score: Score) -> tuple[Score, ...]:
-    """Return the scores that are shown where methods are compared by one of them."""
-    return (PERPLEXITY, TRAIN_LOSS) if score == PERPLEXITY else (TEST_ERROR, BALANCED_ERROR, TRAIN_LOSS)
+def shown_scores(score: Score, runs: Runs) -> tuple[Score, ...]:
+    """Return the scores that are shown where methods are compared by one of them.
+
+    Where the test set has as many samples of each class the balanced error is the error, and is not shown twice.
+    """
+    if score == PERPLEXITY:
+        return (PERPLEXITY, TRAIN_LOSS)
+    ends = [run[-1] for own in runs.values() for run in own.values()]
+    is_same = all(math.isclose(TEST_ERROR.of(end), BALANCED_ERROR.of(end), rel_tol=1e-4) for end in ends)
+    return (score, TRAIN_LOSS) if is_same else (TEST_ERROR, BALANCED_ERROR, TRAIN_LOSS)
 
 
 def notes(score: Score = TEST_ERROR) -> str:
@@ -146,15 +158,16 @@ def _row(
     label: str,
     runs: Mapping[int, Run],
     baselines: Mapping[int, Run],
-    score: Score,
+    compared_by: tuple[Score, ...],
     epoch: float,
     timed: float | None,
 ) -> tuple[str, ...]:
+    score, *scores = compared_by  # what counts, and what is shown
     reached = arrival(runs, baselines, score)
     finals = []
-    for shown in shown_scores(score):
+    for shown in scores:
         finals.append(_spread([at_end(run, shown) for run in runs.values()], shown.decimals))
-        if shown != BALANCED_ERROR:
+        if shown != BALANCED_ERROR or shown == score:
             finals.append(_of_uniform(runs, baselines, shown))
     share, cost = captured(runs, epoch), relative_cost(runs, baselines) if timed is None else timed
     return (
