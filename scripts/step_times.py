@@ -45,8 +45,6 @@ def main() -> None:
     option("--data-dir", type=Path, metavar="DIR", help="where to look first for data that is not bundled")
     option("--out", type=Path, default=STEP_TIMES, metavar="FILE", help="(default: %(default)s)")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
     try:
         relative = read_step_times(arguments.out)
         for comparison in timed(arguments.only):
@@ -109,4 +107,6 @@ def take(steps: Iterator[int], count: int, bar: tqdm) -> None:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # as runs of comparisons have it
+    torch.set_flush_denormal(True)
     main()

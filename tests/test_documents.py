@@ -98,8 +98,8 @@ def test_the_predictor_of_contributing_draws(monkeypatch):
     assert probabilities[19] > probabilities[1]
 
 
-def test_sequences_and_regression_train_as_tasks_say(training):
-    sequences, regression = python_blocks("docs/tasks.md")
+def test_sequences_regression_and_wrong_labels_train_as_tasks_say(training):
+    sequences, regression, wrong_labels = python_blocks("docs/tasks.md")
     exec(sequences, training)
     logits, labels = torch.randn(2, 3, 4), torch.tensor([[0, 1, 2], [3, -100, -100]])
     expected = sample_losses(logits, labels)
@@ -108,6 +108,8 @@ def test_sequences_and_regression_train_as_tasks_say(training):
     training["loader"] = DataLoader(TensorDataset(inputs, inputs[:, :2]), batch_size=100)
     exec(regression, training)
     assert training["sampler"].metrics()["step"] == 3
+    exec(wrong_labels, training)
+    assert len(training["sampler"]) == 3
 
 
 @pytest.mark.xdist_group("lightning")
