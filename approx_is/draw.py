@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Draw", "Ticket", "check_candidates", "check_per_sample", "check_ticket"]
+__all__ = ["Draw", "Ticket", "check_candidates", "check_per_sample", "check_ticket", "uniform_draw"]
 
 
 @dataclass(eq=False)
@@ -69,20 +69,6 @@ class Draw:
         self._whole = _whole  # what ranks drew together, if this is a part of it
         self._is_plain = _is_plain  # False where a part's weights are not those of the whole
         self._chance = 0.0  # of each sample of a uniform draw, whose probabilities and weights nobody has asked for yet
-
-    @classmethod
-    def uniform(cls, indices: Tensor, num_samples: int, ticket: Ticket) -> Draw:
-        """Return a draw in which each of N samples had the same chance; its other tensors are made when asked for.
-
-        Args:
-            indices: int64 [B].
-            num_samples: N.
-            ticket: of the draw.
-        """
-        draw = cls.__new__(cls)
-        draw._indices, draw._probabilities, draw._weights = indices, None, None
-        draw._ticket, draw._whole, draw._is_plain, draw._chance = ticket, None, True, 1 / num_samples
-        return draw
 
     @property
     def indices(self) -> Tensor:
@@ -175,6 +161,20 @@ class Draw:
             is_plain: whether the weights are those of the whole.
         """
         return Draw(indices, probabilities, weights, self._ticket, _whole=self, _is_plain=is_plain)
+
+
+def uniform_draw(indices: Tensor, num_samples: int, ticket: Ticket) -> Draw:
+    """Return a draw in which each of N samples had the same chance; its other tensors are made when asked for.
+
+    Args:
+        indices: int64 [B].
+        num_samples: N.
+        ticket: of the draw.
+    """
+    draw = Draw.__new__(Draw)
+    draw._indices, draw._probabilities, draw._weights = indices, None, None
+    draw._ticket, draw._whole, draw._is_plain, draw._chance = ticket, None, True, 1 / num_samples
+    return draw
 
 
 def check_ticket(draw: Draw, owner: object) -> Ticket:

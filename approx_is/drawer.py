@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from approx_is.draw import Draw, Ticket
+from approx_is.draw import Draw, Ticket, uniform_draw
 from approx_is.gate import Gate
 from approx_is.proposal import Proposal
 from approx_is.protocols import ScoringPredictor
@@ -146,7 +146,7 @@ class Drawer:
         return positions + share.start, probabilities
 
     def _uniform(self, indices: Tensor, ticket: Ticket) -> Draw:
-        return Draw.uniform(indices, self._num_samples, ticket)
+        return uniform_draw(indices, self._num_samples, ticket)
 
     def _weighed(self, indices: Tensor, probabilities: Tensor, k: float, ticket: Ticket) -> Draw:
         weights = importance_weights(probabilities, self._num_samples, k)
