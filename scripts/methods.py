@@ -70,7 +70,7 @@ class Method:
         return cls(
             *(config.predictor, config.k, config.observe),
             gain=config.gain,
-            gated=config.gate == "auto",
+            gated=config.has_sampler and config.k == 1 and config.gate == "auto",
             reducible=config.reducible,
         )
 

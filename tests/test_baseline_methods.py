@@ -123,7 +123,7 @@ class TestCaptured:
 
     @pytest.mark.parametrize("method", ["uniform", "svrg", "rs2"])
     def test_uniform_draws_capture_nothing(self, start, method):
-        assert not go(start(method), 10).evaluate().captured_of_probe
+        assert go(start(method), 10).evaluate().captured_of_probe == 0
 
     def test_is_of_the_distribution_among_the_samples_looked_at(self, scripts):
         probabilities = torch.tensor([0.125, 0.375, 0.5], dtype=torch.float64)
