@@ -115,7 +115,8 @@ class Drawer:
         """Return the probability of samples, int64 [B] or None for all, in the next draw: float64 [B] or [N]."""
         if self.is_by_importance:
             return self.proposal.probabilities(indices)
-        return self._one_in_all(self._num_samples if indices is None else len(indices))
+        size = self._num_samples if indices is None else len(indices)
+        return torch.full((size,), 1 / self._num_samples, dtype=torch.float64, device=self.proposal.device)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of all parts, tensors not copied."""
@@ -151,6 +152,3 @@ class Drawer:
     def _weighed(self, indices: Tensor, probabilities: Tensor, k: float, ticket: Ticket) -> Draw:
         weights = importance_weights(probabilities, self._num_samples, k)
         return Draw(indices, probabilities, weights, ticket)
-
-    def _one_in_all(self, size: int) -> Tensor:
-        return torch.full((size,), 1 / self._num_samples, dtype=torch.float64, device=self.proposal.device)

@@ -21,6 +21,7 @@ from baselines.selective_backprop import SelectiveBackprop
 from baselines.svrg import SVRG
 from baselines.variance_reduction import VarianceReduced
 from configuration import CHOOSERS, GRADIENT_METHODS, Config
+from evaluation import in_eval_mode
 from samples import InMemoryDataset, Task, keep_batch
 
 __all__ = ["ChosenBatch", "ChosenBatches", "build_chooser", "build_gradient_method"]
@@ -103,11 +104,8 @@ def build_chooser(
     @torch.no_grad()
     def score(indices: Tensor) -> Tensor:
         inputs, targets = task.train.__getitems__(indices)
-        model.eval()
-        try:
+        with in_eval_mode(model):
             return F.cross_entropy(model(inputs.to(device)), targets.to(device), reduction="none")
-        finally:
-            model.train()
 
     return SelectiveBackprop(*sizes, score=score, **options)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from approx_is.diagnostics import captured
 from approx_is.predictors.scores import gradient_norm_score
 from configuration import PRESAMPLING
+from evaluation import in_eval_mode
 
 if TYPE_CHECKING:
     from training import Training
@@ -82,14 +83,10 @@ def captured_by_pools(importance: Tensor, scores: Tensor, pool: int) -> float:
 
 def _gradient_norms(training: Training, indices: Tensor) -> Tensor:
     inputs, targets = training.task.train.__getitems__(indices)
-    was_training = training.model.training
-    training.model.eval()
-    try:
-        parts = zip(inputs.split(training.config.batch_size), targets.split(training.config.batch_size), strict=True)
-        batches = ((some.to(training.device), labels.to(training.device)) for some, labels in parts)
+    parts = zip(inputs.split(training.config.batch_size), targets.split(training.config.batch_size), strict=True)
+    batches = ((some.to(training.device), labels.to(training.device)) for some, labels in parts)
+    with in_eval_mode(training.model):
         return torch.cat([gradient_norm_score(training.model, batch).detach().cpu() for batch in batches])
-    finally:
-        training.model.train(was_training)
 
 
 def _normalised(weights: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +76,17 @@ Runs = Mapping[str, Mapping[int, Run]]
 """The runs of each method, by label and seed."""
 
 
+@contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Have the network in eval mode, and leave the mode as it was."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
 @torch.no_grad()
 def logits_in_parts(
     model: nn.Module, dataset: InMemoryDataset, device: torch.device
@@ -84,16 +96,12 @@ def logits_in_parts(
     A part holds as many samples as make `PART_VALUES` logits: few of many classes, all of few. Leaves the mode as it
     was.
     """
-    was_training = model.training
-    model.eval()
-    try:
+    with in_eval_mode(model):
         num_classes = model(dataset.inputs[:1].to(device)).shape[1]
         batch = max(1, min(EVALUATION_BATCH, PART_VALUES // num_classes))
         part = batch * max(1, PART_VALUES // (num_classes * batch))
         for inputs, targets in zip(torch.split(dataset.inputs, part), torch.split(dataset.targets, part), strict=True):
             yield torch.cat([model(some.to(device)).cpu() for some in torch.split(inputs, batch)]), targets
-    finally:
-        model.train(was_training)
 
 
 def loss_and_predictions(model: nn.Module, dataset: InMemoryDataset, device: torch.device) -> tuple[float, Tensor]:

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from configuration import Config
-from optimization import StepSchedule
+from optimization import Schedule
 from plots import COLORS, STYLE
 from runs import GainRow
 from tasks import Task
@@ -40,9 +40,7 @@ def plot_gain(trace: Sequence[GainRow], task: Task, config: Config, path: Path) 
         effective.plot(plain_steps, plain_steps, **WITHOUT)
         effective.set(title="effective steps")
         rate.plot(steps, [row.learning_rate for row in trace], label="with the gain", **OWN)
-        factors = np.array(
-            [StepSchedule(config.steps)(step) if config.schedule == "step" else 1 for step in plain_steps.tolist()]
-        )
+        factors = np.array([Schedule(config.schedule, config.steps)(step) for step in plain_steps.tolist()])
         rate.plot(plain_steps, config.lr * factors, label="without", **WITHOUT)
         rate.set(title="learning rate", yscale="log")
         rate.legend(frameon=False)

@@ -103,12 +103,7 @@ class ResultsFile:
         runs = self.runs()
         rows = (json.dumps(row) for key in keys if key in runs for row in _rows(key, runs[key]))
         text = "".join(f"{row}\n" for row in rows)
-        if path.suffix != ".gz":
-            write_atomically(path, text)
-            return
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        unfinished.write_bytes(gzip.compress(text.encode(), mtime=0))
-        unfinished.replace(path)
+        write_atomically(path, gzip.compress(text.encode(), mtime=0) if path.suffix == ".gz" else text)
 
 
 def read_runs(path: Path) -> dict[RunKey, list[Evaluation]]:

@@ -115,19 +115,17 @@ def comparison_table(
     shown = [
         column
         for each in scores
-        for column in (
-            (each.column,) if each == BALANCED_ERROR != score else (each.column, f"{each.short} of uniform's")
-        )
+        for column in ((each.column, f"{each.short} of uniform's") if each in (score, TRAIN_LOSS) else (each.column,))
     ]
     header = (*ARRIVAL, *shown, *COSTS)
     return _table(
         header,
-        [_row(label, own, baselines, (score, *scores), epoch, (costs or {}).get(label)) for label, own in runs.items()],
+        [_row(label, own, baselines, scores, epoch, (costs or {}).get(label)) for label, own in runs.items()],
     )
 
 
 def shown_scores(score: Score, runs: Runs) -> tuple[Score, ...]:
-    """Return the scores that are shown where methods are compared by one of them.
+    """Return the scores that are shown where methods are compared by one of them, which comes first.
 
     Where the test set has as many samples of each class the balanced error is the error, and is not shown twice.
     """
@@ -135,7 +133,8 @@ def shown_scores(score: Score, runs: Runs) -> tuple[Score, ...]:
         return (PERPLEXITY, TRAIN_LOSS)
     ends = [run[-1] for own in runs.values() for run in own.values()]
     is_same = all(math.isclose(TEST_ERROR.of(end), BALANCED_ERROR.of(end), rel_tol=1e-4) for end in ends)
-    return (score, TRAIN_LOSS) if is_same else (TEST_ERROR, BALANCED_ERROR, TRAIN_LOSS)
+    other = BALANCED_ERROR if score == TEST_ERROR else TEST_ERROR
+    return (score, TRAIN_LOSS) if is_same else (score, other, TRAIN_LOSS)
 
 
 def notes(score: Score = TEST_ERROR) -> str:
@@ -158,16 +157,15 @@ def _row(
     label: str,
     runs: Mapping[int, Run],
     baselines: Mapping[int, Run],
-    compared_by: tuple[Score, ...],
+    scores: Sequence[Score],
     epoch: float,
     timed: float | None,
 ) -> tuple[str, ...]:
-    score, *scores = compared_by  # what counts, and what is shown
-    reached = arrival(runs, baselines, score)
+    reached = arrival(runs, baselines, scores[0])
     finals = []
     for shown in scores:
         finals.append(_spread([at_end(run, shown) for run in runs.values()], shown.decimals))
-        if shown != BALANCED_ERROR or shown == score:
+        if shown in (scores[0], TRAIN_LOSS):
             finals.append(_of_uniform(runs, baselines, shown))
     share, cost = captured(runs, epoch), relative_cost(runs, baselines) if timed is None else timed
     return (

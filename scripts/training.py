@@ -8,7 +8,7 @@ compared with are those of `baselines`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from itertools import chain, repeat
 from time import perf_counter
@@ -29,7 +29,7 @@ from capture import share_captured
 from configuration import CHOOSERS, GRADIENT_METHODS, PRESAMPLING, Config
 from evaluation import Evaluation, probe, probe_results, test_results
 from models import initial_network
-from optimization import LinearSchedule, StepSchedule, build_optimizer
+from optimization import Schedule, build_optimizer
 from plain_epochs import PlainEpochs
 from processes import is_first, num_processes, own_number
 from runs import GainRow
@@ -91,7 +91,7 @@ class Training:
         self.plain = PlainEpochs(self.loader, self._order)
         self.chooser = build_chooser(config, task, self.model, self.device, lambda: self.step / config.steps)
         self.sampler = self._build_sampler() if config.has_sampler else None
-        self.schedule = LambdaLR(self.optimizer, _factor(config))
+        self.schedule = LambdaLR(self.optimizer, Schedule(config.schedule, config.steps))
         self.gain = GainLR(self.schedule, self.sampler) if config.gain and self.sampler is not None else None
         self.step = 0
         self.trace: list[GainRow] = []
@@ -271,10 +271,3 @@ def check_runs(configs: Iterable[Config], task: Task) -> None:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _factor(config: Config) -> Callable[[int], float]:
-    """Return the factor of the learning rate by the step."""
-    if config.schedule == "step":
-        return StepSchedule(config.steps)
-    return LinearSchedule(config.steps) if config.schedule == "linear" else lambda step: 1.0

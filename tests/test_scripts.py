@@ -109,7 +109,7 @@ class TestTrain:
             scripts("configuration").Config("digits", gain=True)
 
     def test_the_step_schedule_falls_to_a_tenth_at_half_and_three_quarters(self, scripts):
-        schedule = scripts("optimization").StepSchedule(8)
+        schedule = scripts("optimization").Schedule("step", 8)
         expected = pytest.approx([1] * 4 + [0.1] * 2 + [0.01] * 3)
         assert [schedule(step) for step in range(9)] == expected
         assert [schedule(step) for step in np.arange(9)] == expected
