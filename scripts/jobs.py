@@ -97,10 +97,12 @@ def check(jobs: Iterable[Job], results: ResultsFile) -> None:
 
 def run_unfinished(jobs: Sequence[Job], results: ResultsFile, processes: int) -> None:
     """Run what is not finished, the urgent ones first, several runs at a time."""
-    finished = results.runs()
-    unfinished = sorted((job for job in jobs if job.key not in finished), key=lambda job: not job.is_urgent)
-    if len(unfinished) < len(jobs):
-        print(f"{len(jobs) - len(unfinished)} of {len(jobs)} runs were finished before", file=sys.stderr)
+    finished, wanted = results.runs(), {}
+    for job in sorted(jobs, key=lambda job: not job.is_urgent):
+        wanted.setdefault(job.key, job)
+    unfinished = [job for key, job in wanted.items() if key not in finished]
+    if len(unfinished) < len(wanted):
+        print(f"{len(wanted) - len(unfinished)} of {len(wanted)} runs were finished before", file=sys.stderr)
     total_steps = sum(job.config.steps for job in unfinished)
     for _ in run_parallel(run, unfinished, processes=processes, total_steps=total_steps):
         pass  # each run saves its own results

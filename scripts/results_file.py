@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,17 +26,17 @@ DIGITS = 6
 
 @dataclass(frozen=True)
 class RunKey:
-    """What a run is known by.
+    """What a run is known by: its config alone, so that comparisons share what they have in common.
 
     Attributes:
-        comparison: that it is part of.
-        method: as it is written, see `methods`.
+        comparison: that it is part of, or another one that has the same run.
+        method: as it is written there, see `methods`.
         seed: of the run.
         config: `digest` of its config.
     """
 
-    comparison: str
-    method: str
+    comparison: str = field(compare=False)
+    method: str = field(compare=False)
     seed: int
     config: str
 
@@ -50,7 +50,7 @@ def digest(config: Config) -> str:
     Args:
         config: of the run.
     """
-    defaults = {field.name: getattr(Config(config.dataset), field.name) for field in fields(Config)}
+    defaults = {each.name: getattr(Config(config.dataset), each.name) for each in fields(Config)}
     own = {name: value for name, value in asdict(config).items() if name != "dataset" and value != defaults[name]}
     return hashlib.sha256(json.dumps([config.dataset, own], sort_keys=True).encode()).hexdigest()[:12]
 
@@ -86,9 +86,7 @@ class ResultsFile:
 
         The claim ends with the process, however that ends.
         """
-        path = (
-            self._path.parent / ".claims" / f"{key.comparison}-{key.method.replace('/', '-')}-{key.seed}-{key.config}"
-        )
+        path = self._path.parent / ".claims" / f"{key.seed}-{key.config}"
         path.parent.mkdir(exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
             try:
@@ -126,9 +124,9 @@ def read_runs(path: Path) -> dict[RunKey, list[Evaluation]]:
             except json.JSONDecodeError:
                 continue
             try:
-                key = RunKey(*(row.pop(field.name) for field in fields(RunKey)))
+                key = RunKey(*(row.pop(each.name) for each in fields(RunKey)))
                 is_last = row.pop("last")
-                evaluation = Evaluation(**{field.name: row.get(field.name) for field in fields(Evaluation)})
+                evaluation = Evaluation(**{each.name: row.get(each.name) for each in fields(Evaluation)})
             except (KeyError, TypeError, AttributeError) as error:
                 raise ValueError(f"{path}, line {number}, is no row of a comparison's results: {error!r}.") from error
             before = runs.setdefault(key, [])

@@ -111,6 +111,16 @@ class TestFile:
         assert digest(config) != digest(replace(config, predictor_options={"beta": 1}))
 
 
+class TestSharing:
+    def test_comparisons_share_the_runs_that_they_have_in_common(self, scripts, results, run):
+        comparisons, jobs = scripts("comparisons"), scripts("jobs")
+        rates = comparisons.Comparison("few-rates", ("uniform@0.01",), {"dataset": "shuttle"}, seeds=1)
+        few = comparisons.Comparison("few", ("uniform", "lstm"), {"dataset": "shuttle", "lr": 0.01}, seeds=1)
+        (tuned,), planned = jobs.plan(rates, results, None), jobs.plan(few, results, None)
+        results.append(tuned.key, run(0.5))
+        assert list(jobs.finished_runs(planned, results)) == ["uniform"]
+
+
 class TestEqualTime:
     def test_a_run_in_time_has_the_steps_that_fit(self, scripts, results):
         comparisons, jobs = scripts("comparisons"), scripts("jobs")
@@ -223,12 +233,9 @@ class TestDocument:
 class TestComparisons:
     def test_every_run_of_the_evidence_is_one_that_can_be_planned(self, scripts, results):
         planned, comparisons = scripts("jobs").plan, scripts("comparisons")
-        jobs = [
-            job
-            for each in comparisons.EVIDENCE
-            for job in planned(each, results, None, dict.fromkeys(each.parsed, 2.0))
-        ]
-        assert len({job.key for job in jobs}) == len(jobs)
+        for each in comparisons.EVIDENCE:
+            jobs = planned(each, results, None, dict.fromkeys(each.parsed, 2.0))
+            assert len({job.key for job in jobs}) == len(jobs) == each.seeds * len(each.parsed)
         assert len({each.name for each in comparisons.EVIDENCE}) == len(comparisons.EVIDENCE)
         names = {each.name for each in comparisons.EVIDENCE}
         assert {each.like for each in comparisons.EVIDENCE} <= {None, *names}
