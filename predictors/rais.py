@@ -44,9 +44,10 @@ class RAISPredictor:
     the means over all and over a class, which are the present ones, and only if the sample had been seen before and not
     since the draw.
 
-    The set knows nothing of what it never saw. So the sampler adds a tenth of the mean, which bounds weights at 11 for
-    the one sample in a hundred thousand that jumps from nowhere, and many observations are kept, for some of them to be
-    such: on data with rare cases, such as Shuttle, both matter more than all else.
+    The set knows nothing of what it never saw: the one sample in a hundred thousand that jumps from nowhere. So half
+    the mean is added as for any predictor, which bounds weights at 3, and many observations are kept, for some of them
+    to be such. On data with rare cases, such as Shuttle, both matter more than all else; where there are none,
+    `smoothing=AdaptiveSmoothing(0.1)` captures more.
 
     Observe gradient norms, `upper_bound(logits, targets)`, and use k = 1, the method of the paper. With another k of
     the sampler the draws stay the same and the weights lean towards the hard samples: biased, see `importance_weights`.
@@ -73,7 +74,6 @@ class RAISPredictor:
         ValueError: an option is out of bounds.
     """
 
-    smoothing_fraction = 0.1
     knows_draws = True
 
     def __init__(

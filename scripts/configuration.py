@@ -43,6 +43,7 @@ class Config:
         batch_size: samples a minibatch.
         optimizer: `adam`, or `sgd` with momentum 0.9. The `GRADIENT_METHODS` step themselves.
         lr: the optimizer's learning rate, at first.
+        weight_decay: of the weights in each step, times the learning rate; for Adam decoupled, as in AdamW.
         schedule: `constant`; `step`: a tenth after half of the steps, a hundredth after three quarters; or `linear`:
             falling to 0 with the last step.
         gain: whether learning rate and schedule follow the gain, see `approx_is.GainLR`.
@@ -70,6 +71,7 @@ class Config:
     batch_size: int = 128
     optimizer: str = "adam"
     lr: float = 1e-3
+    weight_decay: float = 0.0
     schedule: str = "constant"
     gain: bool = False
     eval_every: int = 100

@@ -8,16 +8,19 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from configuration import Config
+
 __all__ = ["Schedule", "build_optimizer"]
 
 MOMENTUM = 0.9
 
 
-def build_optimizer(name: str, model: nn.Module, lr: float) -> Optimizer:
-    """Return the optimizer of that name, see `Config`."""
-    if name == "sgd":
-        return torch.optim.SGD(model.parameters(), lr=lr, momentum=MOMENTUM)
-    return torch.optim.Adam(model.parameters(), lr=lr)
+def build_optimizer(config: Config, model: nn.Module) -> Optimizer:
+    """Return the optimizer of a run."""
+    parameters, options = model.parameters(), {"lr": config.lr, "weight_decay": config.weight_decay}
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(parameters, momentum=MOMENTUM, **options)
+    return torch.optim.Adam(parameters, decoupled_weight_decay=True, **options)
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     option("--batch-size", type=int, default=Config.batch_size, metavar="B", help="(default: %(default)s)")
     option("--optimizer", choices=OPTIMIZERS, default=Config.optimizer, help="sgd: momentum 0.9 (default: %(default)s)")
     option("--lr", type=float, default=Config.lr, help="learning rate, at first (default: %(default)s)")
+    option("--weight-decay", type=float, default=Config.weight_decay, help="decoupled, for adam (default: %(default)s)")
     option(
         "--schedule",
         choices=SCHEDULES,
@@ -80,6 +81,7 @@ def training_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "batch_size",
         "optimizer",
         "lr",
+        "weight_decay",
         "schedule",
         "workers",
         "smoothing",

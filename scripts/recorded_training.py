@@ -48,7 +48,7 @@ class RecordedTraining:
             raise ValueError(f"`--steps` must be at least {least}, more than the first epoch; got {config.steps}.")
         self.device = torch.device(config.device)
         self.model = initial_network(task, config.model, seed=config.seed, device=self.device)
-        self.optimizer = build_optimizer(config.optimizer, self.model, config.lr)
+        self.optimizer = build_optimizer(config, self.model)
         self.sampler = ImportanceSampler(
             num_samples,
             config.batch_size,

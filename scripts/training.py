@@ -77,7 +77,7 @@ class Training:
         if not is_first():  # dropout of its own
             torch.manual_seed(config.seed + RANK_SEEDS * own_number())
         self.own_steps = build_gradient_method(config, task, self.model)
-        self.optimizer = self.own_steps or build_optimizer(config.optimizer, self.model, config.lr)
+        self.optimizer = self.own_steps or build_optimizer(config, self.model)
         self._order = torch.Generator().manual_seed(config.seed)  # apart from the workers', who may stay
         self.loader: DataLoader[Any] = DataLoader(
             task.train,

@@ -49,7 +49,7 @@ class WatchedTraining:
         self.config = config
         self.task = task
         self.model = initial_network(task, config.model, seed=config.seed, device=torch.device("cpu"))
-        self.optimizer = build_optimizer(config.optimizer, self.model, config.lr)
+        self.optimizer = build_optimizer(config, self.model)
         self.samplers = {name: watching_sampler(name, config, task) for name in (BASELINE, *predictors)}
         self.step = 0
         self._images = torch.Generator().manual_seed(config.seed)

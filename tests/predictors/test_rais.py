@@ -247,12 +247,12 @@ class TestProbabilities:
             torch.testing.assert_close(second.weights, first.weights.sqrt())
         assert not torch.equal(one[-1].weights, other[-1].weights)
 
-    def test_adaptive_smoothing_is_a_tenth_of_the_mean_and_bounds_weights(self):
+    def test_weights_are_bounded_as_with_any_predictor(self):
         sampler = make()
         train(sampler, 20, losses=lambda indices: torch.full((len(indices),), 2.0))
-        assert sampler.metrics()["smoothing"] == pytest.approx(0.2, rel=1e-3)
+        assert sampler.metrics()["smoothing"] == pytest.approx(1.0, rel=1e-3)
         train(sampler, 20, losses=lambda indices: torch.where(indices == 0, 1e6, 0.0))
-        assert (1 / (24 * sampler.probabilities())).max() <= 11 * (1 + 1e-9)
+        assert (1 / (24 * sampler.probabilities())).max() <= 3 * (1 + 1e-9)
 
     def test_the_smoothing_of_the_user_is_kept(self):
         sampler = make(smoothing=0.25)

@@ -18,6 +18,8 @@ NUM_SAMPLES, BATCH_SIZE = 4_000, 128
 EPOCH = BATCH_SIZE / NUM_SAMPLES  # of a step
 STEPS, FIRST_MEASURED, EVERY = 500, 190, 5
 FRACTIONS = (0.03, 0.1, 0.3, 1.0, 3.0)
+ROBUST = 0.1
+"""Smoothing that leaves the draws to the predictor, as the paper does; by default they have more."""
 WITHIN = math.log(0.95)
 LABELS = torch.arange(NUM_SAMPLES) % 10
 
@@ -70,13 +72,11 @@ def normal(generator):
 
 
 @cache
-def worth(world, predictor, fraction=None):
-    """Return the mean log variance ratio of a predictor in a world, with fixed smoothing or the predictor's own."""
-    smoothing = "adaptive" if fraction is None else AdaptiveSmoothing(fraction)
+def worth(world, predictor, fraction=ROBUST):
+    """Return the mean log variance ratio of a predictor in a world, with a smoothing that is this share of the mean."""
     norms = world(torch.Generator().manual_seed(0))
-    sampler = ImportanceSampler(
-        NUM_SAMPLES, BATCH_SIZE, predictor=predictor, labels=LABELS, num_classes=10, smoothing=smoothing, gate=None
-    )
+    options = {"predictor": predictor, "labels": LABELS, "num_classes": 10, "smoothing": AdaptiveSmoothing(fraction)}
+    sampler = ImportanceSampler(NUM_SAMPLES, BATCH_SIZE, gate=None, **options)
     logs = []
     for step in range(STEPS):
         now = next(norms)
