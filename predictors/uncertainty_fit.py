@@ -188,7 +188,7 @@ def _newton_step(programme: Programme, z: Array, damping: float) -> Array:
         factor = np.linalg.cholesky(hessian / units / units[:, None] + damping * np.eye(len(z)))
         step = np.linalg.solve(factor, gradient / units)
         minimiser: Array = nnls(factor.T, factor.T @ (z * units) - step)[0] / units
-    except (np.linalg.LinAlgError, RuntimeError):
+    except (np.linalg.LinAlgError, RuntimeError, ValueError):  # the last of nnls, where a spread of 0 leaves inf or NaN
         return np.full_like(z, np.nan)
     return minimiser
 
