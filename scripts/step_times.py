@@ -1,7 +1,8 @@
 """Time a step of each method beside one of uniform, for the comparisons in equal time; on a quiet machine.
 
 All methods of a comparison take turns, so that all have the same machine. They train on the first samples only, since
-what they do in the first epoch is not what they do later. What the file has already is not measured again.
+what they do in the first epoch is not what they do later. What a gate does is a matter of the whole run, so one with a
+gate takes turns with uniform through all of it. What the file has already is not measured again.
 
 Example:
     python scripts/step_times.py --only shuttle
@@ -24,7 +25,7 @@ import machine
 from approx_is.backlog import default_update_every
 from comparisons import EVIDENCE, Comparison
 from configuration import BASELINE, Config
-from equal_time import STEP_TIMES, read_step_times
+from equal_time import STEP_TIMES, Costs, read_step_times
 from runs import write_atomically
 from samples import InMemoryDataset, Task
 from tasks import load_task
@@ -49,8 +50,8 @@ def main() -> None:
         relative = read_step_times(arguments.out)
         for comparison in timed(arguments.only):
             costs = relative.setdefault(comparison.name, {})
-            if set(comparison.parsed) - set(costs):
-                costs.update(measure(comparison, arguments.data_dir))
+            for own in measured(comparison, costs, arguments.data_dir):
+                costs.update(own)
                 text = json.dumps({"machine": machine.describe(), "relative": relative}, indent=1)
                 write_atomically(arguments.out, f"{text}\n")
     except (ValueError, OSError, ImportError) as error:
@@ -69,10 +70,21 @@ def timed(names: list[str] | None) -> list[Comparison]:
     return [known[name] for name in names or known]
 
 
-def measure(comparison: Comparison, data_dir: Path | None) -> dict[str, float]:
-    """Return the time of a step of each method over one of uniform, the median over turns."""
+def measured(comparison: Comparison, known: Costs, data_dir: Path | None) -> Iterator[Costs]:
+    """Yield what is not known yet."""
     task = load_task(comparison.settings["dataset"], data_dir)
-    trainings = {text: start(comparison, text, task) for text in comparison.parsed}
+    gated = [text for text, method in comparison.parsed.items() if method.gated]
+    others = [text for text in comparison.parsed if text not in gated]
+    if set(others) - set(known):
+        yield measure(comparison, others, task)
+    for text in gated:
+        if text not in known:
+            yield {text: measure_run(comparison, text, task)}
+
+
+def measure(comparison: Comparison, methods: list[str], task: Task) -> Costs:
+    """Return the time of a step of each method over one of uniform, the median over turns."""
+    trainings = {text: start(comparison, text, task) for text in methods}
     steps = {text: training.steps() for text, training in trainings.items()}
     ratios: dict[str, list[float]] = {text: [] for text in trainings}
     with tqdm(total=len(steps) * (WARM_UP + TURN * TURNS), unit="step", desc=comparison.name) as bar:
@@ -87,6 +99,19 @@ def measure(comparison: Comparison, data_dir: Path | None) -> dict[str, float]:
             for text in ratios:
                 ratios[text].append(seconds[text] / seconds[BASELINE])
     return {text: float(f"{median(own):.4g}") for text, own in ratios.items()}
+
+
+def measure_run(comparison: Comparison, text: str, task: Task) -> float:
+    """Return the time of a whole run by a method over one of uniform."""
+    methods = (comparison.parsed[each] for each in (BASELINE, text))
+    runs = [Training(Config(**{**comparison.settings, **method.settings}), task) for method in methods]
+    steps = [run.steps() for run in runs]
+    total = comparison.settings["steps"]
+    with tqdm(total=2 * total, unit="step", desc=f"{comparison.name}, {text}") as bar:
+        for done in range(0, total, TURN):
+            for own in steps:
+                take(own, min(TURN, total - done), bar)
+    return float(f"{runs[1].seconds / runs[0].seconds:.4g}")
 
 
 def start(comparison: Comparison, text: str, task: Task) -> Training:

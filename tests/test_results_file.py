@@ -148,14 +148,17 @@ class TestEqualTime:
     def test_steps_are_timed_in_turns_once(self, scripts, monkeypatch, tmp_path):
         comparisons, times = scripts("comparisons"), scripts("step_times")
         settings = {"dataset": "shuttle", "steps": 5, "batch_size": 8}
-        few = comparisons.Comparison("few", ("uniform", "gradient-norm:1:upper-bound"), settings)
+        methods = ("uniform", "gradient-norm:1:upper-bound", "last-loss:1:upper-bound+gate")
+        few = comparisons.Comparison("few", methods, settings)
         monkeypatch.setattr(times, "EVIDENCE", (few,))
         monkeypatch.setattr("sys.argv", ["step_times.py", "--out", str(tmp_path / "times.json")])
         times.main()
         costs = scripts("equal_time").read_step_times(tmp_path / "times.json")["few"]
         assert costs["uniform"] == 1
         assert costs["gradient-norm:1:upper-bound"] > 2
+        assert costs["last-loss:1:upper-bound+gate"] > 0
         monkeypatch.setattr(times, "measure", None)
+        monkeypatch.setattr(times, "measure_run", None)
         times.main()  # has them all
 
 
