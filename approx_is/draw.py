@@ -11,7 +11,7 @@ from torch import Tensor
 __all__ = ["Draw", "Ticket", "check_candidates", "check_per_sample", "check_ticket", "uniform_draw"]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Ticket:
     """Ties every copy of a draw to the sampler that made it, and remembers whether it was used.
 
@@ -47,8 +47,11 @@ class Draw:
             large, multiplied so that the mean over ranks is that of all samples.
     """
 
-    __slots__ = ("_chance", "_indices", "_is_plain", "_probabilities", "_ticket", "_weights", "_whole")
+    __slots__ = (
+        *("_chance", "_device", "_indices", "_is_plain", "_listed", "_probabilities", "_ticket", "_weights", "_whole"),
+    )
 
+    _indices: Tensor | None
     _probabilities: Tensor | None
     _weights: Tensor | None
 
@@ -68,25 +71,31 @@ class Draw:
         self._ticket = _ticket
         self._whole = _whole  # what ranks drew together, if this is a part of it
         self._is_plain = _is_plain  # False where a part's weights are not those of the whole
-        self._chance = 0.0  # of each sample of a uniform draw, whose probabilities and weights nobody has asked for yet
+        # of a uniform draw, for tensors that nobody has asked for yet: the samples, each one's chance, and where
+        self._listed: list[int] | None = None
+        self._chance = 0.0
+        self._device = indices.device
 
     @property
     def indices(self) -> Tensor:
         """Positions in the data set, int64 [B]."""
+        if self._indices is None:
+            with torch.inference_mode(mode=False):
+                self._indices = _moved(torch.tensor(self._listed, dtype=torch.int64, device="cpu"), self._device)
         return self._indices
 
     @property
     def probabilities(self) -> Tensor:
         """Chance of each sample to be drawn, float64 [B]."""
         if self._probabilities is None:
-            self._probabilities = _filled_like(self._indices, self._chance, torch.float64)
+            self._probabilities = self._filled(self._chance, torch.float64)
         return self._probabilities
 
     @property
     def weights(self) -> Tensor:
         """Weight of each sample's loss, float32 [B]."""
         if self._weights is None:
-            self._weights = _filled_like(self._indices, 1.0, torch.float32)
+            self._weights = self._filled(1.0, torch.float32)
         return self._weights
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -99,7 +108,7 @@ class Draw:
 
     def __len__(self) -> int:
         """Return the batch size B."""
-        return self._indices.shape[0]  # what `len` of a tensor takes would be a tenth of a plain draw's time
+        return self.indices.shape[0] if self._listed is None else len(self._listed)  # `len` of a tensor is slow
 
     @property
     def is_uniform(self) -> bool:
@@ -151,6 +160,11 @@ class Draw:
         indices, probabilities, weights = (_moved(values, device) for values in self)
         return Draw(indices, probabilities, weights, self._ticket, _whole=self._whole, _is_plain=self._is_plain)
 
+    def listed(self) -> list[int]:
+        """Return the indices as numbers, which is what loaders ask data sets for."""
+        numbers: list[int] = self.indices.tolist() if self._listed is None else self._listed
+        return numbers
+
     def part(self, indices: Tensor, probabilities: Tensor, weights: Tensor, *, is_plain: bool) -> Draw:
         """Return what a rank gets of this draw, with the same ticket.
 
@@ -162,18 +176,24 @@ class Draw:
         """
         return Draw(indices, probabilities, weights, self._ticket, _whole=self, _is_plain=is_plain)
 
+    def _filled(self, value: float, dtype: torch.dtype) -> Tensor:
+        with torch.inference_mode(mode=False):  # whoever asks first, others are to train with it
+            return torch.full((len(self),), value, dtype=dtype, device=self._device)
 
-def uniform_draw(indices: Tensor, num_samples: int, ticket: Ticket) -> Draw:
-    """Return a draw in which each of N samples had the same chance; its other tensors are made when asked for.
+
+def uniform_draw(indices: list[int], num_samples: int, ticket: Ticket, device: torch.device) -> Draw:
+    """Return a draw in which each of N samples had the same chance; its tensors are made when asked for.
 
     Args:
-        indices: int64 [B].
+        indices: of the B samples.
         num_samples: N.
         ticket: of the draw.
+        device: where its tensors are to be.
     """
     draw = Draw.__new__(Draw)
-    draw._indices, draw._probabilities, draw._weights = indices, None, None
-    draw._ticket, draw._whole, draw._is_plain, draw._chance = ticket, None, True, 1 / num_samples
+    draw._indices = draw._probabilities = draw._weights = draw._whole = None
+    draw._listed, draw._chance, draw._device = indices, 1 / num_samples, device
+    draw._ticket, draw._is_plain = ticket, True
     return draw
 
 
@@ -201,11 +221,6 @@ def check_candidates(draw: Draw, owner: object) -> None:
         raise TypeError(f"`choose(candidates, scores)` must get a Draw first; got {type(draw).__name__}.")
     if draw._ticket is None or draw._ticket.owner is not owner or draw.is_batch:
         raise ValueError("`choose(candidates)` must be candidates of this sampler. Pass on what `request` returned.")
-
-
-def _filled_like(indices: Tensor, value: float, dtype: torch.dtype) -> Tensor:
-    with torch.inference_mode(mode=False):  # whoever asks first, others are to train with it
-        return torch.full(indices.shape, value, dtype=dtype, device=indices.device)
 
 
 def _moved(values: Tensor, device: torch.device | str) -> Tensor:

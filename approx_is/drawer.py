@@ -78,7 +78,8 @@ class Drawer:
         together = self._num_ranks * batch_size
         if not self.is_by_importance:
             indices, place = self.epochs.take(together)
-            return self._uniform(indices, Ticket(self._owner, place=place, drawn_at=step))
+            ticket = Ticket(self._owner, place=place, drawn_at=step)
+            return uniform_draw(indices, self._num_samples, ticket, self.proposal.device)
         k = self._exponent(step)  # it may refuse, and so comes first
         if self._scorer is not None:
             size, choose = (self._num_ranks * each for each in self._scorer.sizes(batch_size, self.gate.tau))
@@ -87,7 +88,9 @@ class Drawer:
         else:
             return self._weighed(*self.proposal.draw(together), k, Ticket(self._owner, drawn_at=step))
         candidates = self.proposal.draw_candidates(size)
-        return self._uniform(candidates, Ticket(self._owner, drawn_at=step, choose=choose))
+        chances = torch.full((size,), 1 / self._num_samples, dtype=torch.float64, device=self.proposal.device)
+        weights = torch.ones(size, dtype=torch.float32, device=self.proposal.device)
+        return Draw(candidates, chances, weights, Ticket(self._owner, drawn_at=step, choose=choose))
 
     def choose(self, candidates: Draw, importance: Tensor) -> tuple[Draw, Tensor]:
         """Return what is chosen from candidates of that importance, float [S], and its positions among them.
@@ -145,9 +148,6 @@ class Drawer:
         own = importance[share.start : share.start + share.length]
         positions, probabilities = self.proposal.choose(share_of(choose, num_ranks, rank).length, own)
         return positions + share.start, probabilities
-
-    def _uniform(self, indices: Tensor, ticket: Ticket) -> Draw:
-        return uniform_draw(indices, self._num_samples, ticket)
 
     def _weighed(self, indices: Tensor, probabilities: Tensor, k: float, ticket: Ticket) -> Draw:
         weights = importance_weights(probabilities, self._num_samples, k)

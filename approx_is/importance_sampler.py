@@ -193,7 +193,6 @@ class ImportanceSampler:
                 self.num_held,
                 seed=epochs,
                 smallest_batch=min(together, self.num_held) if drop_last else 1,
-                device=self.device,
             ),
             Proposal(self.num_held, smoothing, seed=draws, device=self.device, ahead=self.update_every),
             make_gate(
@@ -327,17 +326,17 @@ class ImportanceSampler:
                 is to wait, negative ones are left out and counted like those that are not finite.
         """
         ticket = check_ticket(draw, self._drawer.owner)
-        drawn = ticket.place is None
-        look = self.gate.look(drawn=drawn)
+        gate, drawn = self.gate, ticket.place is None
+        look = gate.look(drawn=drawn)
         lesson = self._reader.read(draw, observed, look, self.step + 1)
         num_draws = len(draw.whole) * self._ranks.size // self._ranks.num_drawing_together
         ticket.spent = True
         self.step += 1
-        if look is not Look.LEARN and not self.gate.is_open:
+        if look is not Look.LEARN and not gate.is_open:
             self.gain.observe(None, num_draws, uniform=True)
         if lesson is not None:
             self._feedback.give(lesson, ticket, look, num_draws)
-        self.gate.end_step(look, drawn=drawn)
+        gate.end_step(look, drawn=drawn)
 
     def probabilities(self, indices: Tensor | None = None, *, gated: bool = True) -> Tensor:
         """Return the probability of samples in the next draw.

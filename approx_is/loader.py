@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler
@@ -12,8 +11,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 __all__ = ["BatchRequest", "check_loader", "fetching", "rebuild_loader"]
 
 
-@dataclass(frozen=True)
-class BatchRequest:
+class BatchRequest(NamedTuple):
     """What a worker is asked for: the samples of a draw.
 
     Attributes:

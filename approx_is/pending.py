@@ -46,13 +46,13 @@ class PendingDraws:
         """Ask for the draws that are pending from a resumed state, then for new ones until the epoch is full."""
         iteration = self._iteration
         for serial, draw in list(self._draws.items()):
-            yield BatchRequest(serial, draw.indices.tolist())
+            yield BatchRequest(serial, draw.listed())
         while iteration == self._iteration and self.num_taken + len(self._draws) < self.num_batches:
             draw = self._sampler.request()
             serial = self._next_serial
             self._next_serial += 1
             self._draws[serial] = draw
-            yield BatchRequest(serial, draw.indices.tolist())
+            yield BatchRequest(serial, draw.listed())
 
     def begin(self) -> int:
         """Begin an epoch, or go on with a restored one; return the number of this iteration."""

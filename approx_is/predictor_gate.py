@@ -31,7 +31,7 @@ IDEAL_RATE = 0.1
 PLAIN_EVERY = 32
 """Steps between two that are left out of learning, to measure what a step takes without."""
 
-SETTLED_STEPS, SETTLED_FACTOR, SHORT_STEP = 1_024, 4, 5e-3
+SETTLED_STEPS, SETTLED_FACTOR, SHORT_STEP = 256, 8, 5e-3
 """Steps from which on both are so many times as long, if a plain step takes no more than so many seconds: a look takes
 about as long whatever the step, and is to be felt by none."""
 
@@ -45,7 +45,8 @@ FIRST_REST, LONGEST_REST = 256, 8_192
 class PredictorGate:
     """Compares the measured variance ratio with the measured cost in time, see `VarianceGate`.
 
-    While it is closed, it goes step by step only as far as the step before promises:
+    While it is closed, it goes step by step only as far as the step before promises, and naps where it is sure that
+    there is nothing to do for some steps:
 
     - Asleep: a look now and then says what ideal draws would gain.
     - If that would pay, the predictor learns as far as the budget goes. Each step adds the budget to a credit, and one
@@ -86,6 +87,7 @@ class PredictorGate:
         self._rest, self._next_rest = 0, FIRST_REST
         self._credit = TimeCredit(options.budget, epoch_steps=epoch_steps)
         self._would_pay = False  # whether ideal draws would
+        self._nap = self._left = 0  # plain steps that nothing is looked at in, and how many of them are to come
 
     @property
     def is_open(self) -> bool:
@@ -118,6 +120,8 @@ class PredictorGate:
 
     def look(self, *, drawn: bool) -> Look:
         """Return how much the next update does."""
+        if self._left > 0 and not drawn:
+            return Look.AWAY
         if drawn or self._options.relative_cost == 1:  # there is nothing to save
             return Look.LEARN
         if self._open or self._is_plain_step:
@@ -155,6 +159,10 @@ class PredictorGate:
 
     def end_step(self, look: Look, *, drawn: bool) -> None:
         """Measure the step's time, charge it, and decide anew if there was anything to learn from it."""
+        if self._left > 1 and look is Look.AWAY:
+            self._left -= 1
+            return
+        self._wake()
         kinds = {Look.LEARN: "learning", Look.REMEMBER: "remembering"}
         kind = "drawn" if drawn else kinds.get(look, "plain")
         if self._options.relative_cost is None:
@@ -172,6 +180,7 @@ class PredictorGate:
                 self._predicted.reset()
             elif self._trial == 0:
                 self._end_trial()
+        self._nap = self._left = self._sure_to_look_away()
 
     @property
     def verdict(self) -> str:
@@ -204,6 +213,7 @@ class PredictorGate:
 
     def state_dict(self) -> dict[str, Any]:
         """Return averages, counters and measured times."""
+        self._wake()
         return {
             "ideal": self._ideal.state_dict(),
             "predicted": self._predicted.state_dict(),
@@ -225,6 +235,7 @@ class PredictorGate:
             getattr(self, f"_{name}").load_state_dict(state[name])
         for name in ("open", "steps", "trial", "rest", "next_rest", "would_pay"):
             setattr(self, f"_{name}", state[name])
+        self._nap = self._left = 0
 
     def check_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raise `ValueError` unless `load_state_dict` would accept the state."""
@@ -248,6 +259,32 @@ class PredictorGate:
     @property
     def _is_dear(self) -> bool:
         return self.relative_cost > 1 + self._options.budget  # not while it is unknown
+
+    def _sure_to_look_away(self) -> int:
+        """Return how many plain steps from now on `look` will find nothing to do in, or fewer."""
+        if self._open or self._options.relative_cost == 1 or (self._would_pay and self._trial > 0):
+            return 0
+        every = (PLAIN_EVERY if self._would_pay else GLANCE_EVERY) * self._patience
+        if self._steps < SETTLE_STEPS:
+            return 0
+        steps = -self._steps % every  # to the next that is looked at whatever is known
+        if not self._would_pay:
+            return steps
+        enough = -self._options.budget if math.isnan(self.relative_cost) else 0.0
+        return max(0, min(steps - 1, self._credit.steps_below(enough)))
+
+    def _wake(self) -> None:
+        """Make up for the steps of a nap that went by."""
+        steps = self._nap - self._left
+        self._nap = self._left = 0
+        if steps == 0:
+            return
+        self._clock.tick("plain", waited=False)
+        before, self._steps = self._steps, self._steps + steps
+        self._rest = max(0, self._rest - steps)
+        self._credit.earn(steps)
+        if self._steps // REMEASURE_EVERY > before // REMEASURE_EVERY and self._trial == 0:
+            self._clock.forget("learning")
 
     def _charge(self, kind: str) -> None:
         self._credit.earn()

@@ -13,8 +13,12 @@ __all__ = ["TimeCredit"]
 LEAST_ADVANCE, LARGEST_ADVANCE = 2.0, 5.0
 """Steps' time that is advanced."""
 
-LARGEST_DEBT, LARGEST_CREDIT = 20.0, 1e9
+LARGEST_DEBT, LARGEST_CREDIT = 100.0, 1e9
 """Steps' time that can be owed and saved up; a debt beyond it is one of a machine that slowed down, not of learning."""
+
+
+LONGEST_WAIT = 2**20
+"""Steps that are looked ahead at most."""
 
 
 class TimeCredit:
@@ -35,9 +39,16 @@ class TimeCredit:
         """What is left, negative if it is owed."""
         return self._credit
 
-    def earn(self) -> None:
-        """Add what a step earns."""
-        self._credit = min(self._credit + self._budget, LARGEST_CREDIT)
+    def earn(self, steps: int = 1) -> None:
+        """Add what steps earn, one after the other, so that it is the same to the bit however they are told."""
+        for _ in range(steps):
+            self._credit = min(self._credit + self._budget, LARGEST_CREDIT)
+
+    def steps_below(self, value: float) -> int:
+        """Return through how many steps of earning the credit is sure to stay below a value, the present included."""
+        if self._credit >= value or self._budget == 0:
+            return 0 if self._credit >= value else LONGEST_WAIT
+        return max(0, min(LONGEST_WAIT, int((value - self._credit) / self._budget) - 1))  # one less, for rounding
 
     def spend(self, surcharge: float) -> None:
         """Take the time by which a step was longer."""

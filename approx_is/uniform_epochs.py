@@ -20,6 +20,9 @@ LARGEST_SHUFFLED = 2**22
 BLOCK = 2**16
 """Entries of a block: enough that what a block costs anyway hardly counts. The permutation does not depend on it."""
 
+LISTED_AHEAD = 2**13
+"""Entries that are made numbers of together, as loaders want them: one by one that takes as long as all else."""
+
 
 class UniformEpochs:
     """Hands out random permutations of N samples, one after another, batch by batch.
@@ -32,38 +35,36 @@ class UniformEpochs:
         seed: of the permutations.
         smallest_batch: leave out what remains of one once it is less than this: the batch size to drop a smaller last
             batch.
-        device: where the indices are made.
     """
 
-    def __init__(
-        self, num_samples: int, *, seed: int, smallest_batch: int = 1, device: torch.device | str = "cpu"
-    ) -> None:
+    def __init__(self, num_samples: int, *, seed: int, smallest_batch: int = 1) -> None:
         self._num_samples = num_samples
         self._seed = seed
         self._smallest_batch = smallest_batch
-        self._device = torch.device(device)
         self._place = 0  # samples passed in all permutations so far
         self._block_size = num_samples if num_samples <= LARGEST_SHUFFLED else BLOCK
         self._permutation: Tensor | None = None  # a block of it, made when needed and dropped at the end
         self._block_kept = (-1, -1)  # the number of its permutation, and its first place there
+        self._ahead: list[int] = []  # entries from a place on
+        self._ahead_from = 0
 
     @property
     def first_is_over(self) -> bool:
         """Whether no batch of the first permutation is left."""
         return self._place > self._num_samples - self._smallest_batch
 
-    def take(self, batch_size: int) -> tuple[Tensor, int]:
-        """Return the next indices, int64 [at most batch_size], and their place, for `rewind`."""
-        number, offset = divmod(self._place, self._num_samples)
-        if self._num_samples - offset < self._smallest_batch:
-            number, offset = number + 1, 0
-        end = min(offset + batch_size, self._num_samples)
-        ahead = self._device.type != "cpu"  # the accelerator, of the program
-        indices = self._entries(number, offset, end).to(self._device, torch.int64, non_blocking=ahead, copy=True)
-        if end == self._num_samples:
-            self._permutation = None
-        self._place = number * self._num_samples + end
-        return indices, number * self._num_samples + offset
+    def take(self, batch_size: int) -> tuple[list[int], int]:
+        """Return the next indices, `batch_size` at most, and their place, for `rewind`."""
+        place, left = self._place, self._num_samples - self._place % self._num_samples
+        if left < self._smallest_batch:
+            place, left = place + left, self._num_samples
+        size = min(batch_size, left)
+        first = place - self._ahead_from
+        if first < 0 or first + size > len(self._ahead):
+            self._list_from(place, max(size, LISTED_AHEAD))
+            first = 0
+        self._place = place + size
+        return self._ahead[first : first + size], place
 
     def rewind(self, place: int) -> None:
         """Go back to a place: what was handed out from there on comes again."""
@@ -74,7 +75,6 @@ class UniformEpochs:
         number, offset = divmod(self._place, self._num_samples)
         if number > 0 and offset > 0:
             self._place = (number + 1) * self._num_samples
-            self._permutation = None
 
     def state_dict(self) -> dict[str, Any]:
         """Return seed and place; the permutations follow from them."""
@@ -85,13 +85,20 @@ class UniformEpochs:
         self.check_state_dict(state)
         self._seed = state["seed"]
         self._place = state["place"]
-        self._permutation = None
+        self._permutation, self._ahead = None, []
 
     def check_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raise `ValueError` unless `load_state_dict` would accept the state."""
         where = "UniformEpochs.load_state_dict(state)"
         check_like(state, self.state_dict(), where)
         check_at_least(state, {"seed": 0, "place": 0}, where)
+
+    def _list_from(self, place: int, size: int) -> None:
+        number, start = divmod(place, self._num_samples)
+        end = min(start + size, self._num_samples)
+        self._ahead, self._ahead_from = self._entries(number, start, end).tolist(), place
+        if end == self._num_samples:
+            self._permutation = None
 
     def _entries(self, number: int, start: int, end: int) -> Tensor:
         size = self._block_size

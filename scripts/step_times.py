@@ -24,18 +24,20 @@ from tqdm import tqdm
 import machine
 from approx_is.backlog import default_update_every
 from comparisons import EVIDENCE, Comparison
-from configuration import BASELINE, Config
+from configuration import BASELINE, CHOOSERS, Config
 from equal_time import STEP_TIMES, Costs, read_step_times
 from runs import write_atomically
 from samples import InMemoryDataset, Task
 from tasks import load_task
 from training import Training
 
-FIRST_BATCHES = 16
-"""Batches of the samples that are trained on, an epoch; the first is not timed."""
+FIRST_BATCHES, OF_CHOOSERS = 16, 160
+"""Batches of the samples that are trained on, an epoch, of which the first is not timed. Choosers leave samples out,
+RS2 nine in ten, and what they keep is to be many full batches."""
 
-WARM_UP, TURN, TURNS = 24, 16, 6
-"""Steps before the timing, and of a turn: as many updates as are learned from together at most, or a multiple."""
+SETTLING, TURN, TURNS = 8, 16, 6
+"""Steps after the first epoch before the timing, and of a turn: as many updates as are learned from together at most,
+or a multiple."""
 
 
 def main() -> None:
@@ -74,9 +76,9 @@ def measured(comparison: Comparison, known: Costs, data_dir: Path | None) -> Ite
     """Yield what is not known yet."""
     task = load_task(comparison.settings["dataset"], data_dir)
     gated = [text for text, method in comparison.parsed.items() if method.gated]
-    others = [text for text in comparison.parsed if text not in gated]
-    if set(others) - set(known):
-        yield measure(comparison, others, task)
+    others = [text for text in comparison.parsed if text not in known and text not in gated]
+    if others:
+        yield measure(comparison, list(dict.fromkeys([BASELINE, *others])), task)
     for text in gated:
         if text not in known:
             yield {text: measure_run(comparison, text, task)}
@@ -87,9 +89,11 @@ def measure(comparison: Comparison, methods: list[str], task: Task) -> Costs:
     trainings = {text: start(comparison, text, task) for text in methods}
     steps = {text: training.steps() for text, training in trainings.items()}
     ratios: dict[str, list[float]] = {text: [] for text in trainings}
-    with tqdm(total=len(steps) * (WARM_UP + TURN * TURNS), unit="step", desc=comparison.name) as bar:
-        for own in steps.values():
-            take(own, WARM_UP, bar)
+    warm_up = {text: num_batches(comparison, text) + SETTLING for text in steps}
+    total = sum(warm_up.values()) + len(steps) * TURN * TURNS
+    with tqdm(total=total, unit="step", desc=comparison.name) as bar:
+        for text, own in steps.items():
+            take(own, warm_up[text], bar)
         for _ in range(TURNS):
             seconds = {}
             for text, training in trainings.items():
@@ -117,11 +121,16 @@ def measure_run(comparison: Comparison, text: str, task: Task) -> float:
 def start(comparison: Comparison, text: str, task: Task) -> Training:
     """Return a training by that method on the first samples, which learns as often as one on all of them."""
     batch_size = comparison.settings.get("batch_size", Config.batch_size)
-    method, size = comparison.parsed[text], FIRST_BATCHES * batch_size
+    method, size = comparison.parsed[text], num_batches(comparison, text) * batch_size
     few = replace(task, train=InMemoryDataset(task.train.inputs[:size], task.train.targets[:size]), prepare=None)
     settings = {"update_every": default_update_every(len(task.train), batch_size), **comparison.settings}
     options = comparison.options.get(method.predictor, {})
     return Training(Config(**{**settings, **method.settings, "steps": 10**6}, predictor_options=options), few)
+
+
+def num_batches(comparison: Comparison, text: str) -> int:
+    """Return how many batches of samples a method is timed on."""
+    return OF_CHOOSERS if comparison.parsed[text].predictor in CHOOSERS else FIRST_BATCHES
 
 
 def take(steps: Iterator[int], count: int, bar: tqdm) -> None:

@@ -212,14 +212,14 @@ class TestTickets:
 
 
 class TestUniform:
-    """The other tensors of a plain draw are made when they are asked for."""
+    """The tensors of a plain draw are made when they are asked for."""
 
     def draw(self):
-        return uniform_draw(torch.tensor([3, 1]), 8, Ticket(object(), place=0))
+        return uniform_draw([3, 1], 8, Ticket(object(), place=0), torch.device("cpu"))
 
     def test_has_equal_chances_and_weights(self):
         indices, probabilities, weights = self.draw()
-        assert indices.tolist() == [3, 1]
+        assert (indices.dtype, indices.tolist()) == (torch.int64, [3, 1])
         assert (probabilities.dtype, probabilities.tolist()) == (torch.float64, [1 / 8, 1 / 8])
         assert (weights.dtype, weights.tolist()) == (torch.float32, [1.0, 1.0])
 
@@ -242,7 +242,7 @@ class TestUniform:
             torch.set_default_dtype(default)
 
     def test_a_copy_is_the_same(self):
-        draw = uniform_draw(torch.tensor([3, 1]), 8, Ticket("owner", place=0))
+        draw = uniform_draw([3, 1], 8, Ticket("owner", place=0), torch.device("cpu"))
         copied = pickle.loads(pickle.dumps(draw))
         assert copied.probabilities.tolist() == [1 / 8, 1 / 8]
         assert copied.to("cpu").weights.tolist() == [1.0, 1.0]

@@ -359,6 +359,54 @@ def test_the_first_epoch_is_advanced_up_to_a_bound(monkeypatch):
     assert [gate.state_dict()["credit"]["credit"] for gate in gates] == [LEAST_ADVANCE, 3.0, LARGEST_ADVANCE]
 
 
+class TestNaps:
+    """Where a gate is sure to look away for some steps, it is not asked about each: that must make no difference."""
+
+    def run(self, monkeypatch, losses, *, cost, plain, interrupted=False, **options):
+        world = World(monkeypatch, losses() if isinstance(losses, type) else losses, cost, **options)
+        world.plain = plain
+        looks = []
+        original = world.gate.end_step
+        monkeypatch.setattr(
+            world.gate, "end_step", lambda look, *, drawn: (looks.append(look), original(look, drawn=drawn))
+        )
+        for step in range(SETTLED_STEPS + 300):
+            world.run(1)
+            if interrupted and step % 7 == 0:
+                world.gate.state_dict()
+        return looks, world.gate.state_dict()
+
+    @pytest.mark.parametrize("plain", [1.0, 0.001])
+    @pytest.mark.parametrize(
+        ("losses", "cost", "options"),
+        [
+            (equal, 0.5, {}),
+            (Unpredictable, 3.0, {}),
+            (Unpredictable, 3.0, {"budget": 0.001}),
+            (rare, 6.0, {"budget": 0.0}),
+            (rare, 6.0, {"relative_cost": 7.0}),
+        ],
+    )
+    def test_change_nothing(self, monkeypatch, losses, cost, options, plain):
+        arguments = {"cost": cost * plain, "plain": plain, **options}
+        napping = self.run(monkeypatch, losses, **arguments)
+        interrupted = self.run(monkeypatch, losses, interrupted=True, **arguments)
+        monkeypatch.setattr(PredictorGate, "_sure_to_look_away", lambda gate: 0)
+        awake = self.run(monkeypatch, losses, **arguments)
+        assert Look.AWAY in awake[0]
+        assert napping[0] == interrupted[0] == awake[0]
+        assert_same(napping[1], awake[1])
+        assert_same(interrupted[1], awake[1])
+
+    def test_are_taken(self, monkeypatch):
+        world = World(monkeypatch, equal, 0.5)
+        world.run(SETTLE_STEPS + 1)
+        looked = []
+        monkeypatch.setattr(PredictorGate, "_is_plain_step", property(looked.append))
+        world.run(8)
+        assert not looked
+
+
 class TestState:
     def test_goes_on_to_the_bit_with_a_given_cost(self):
         def build():
