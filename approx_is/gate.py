@@ -36,11 +36,11 @@ class VarianceGate:
     have been used; samples that are not yet in the history do not count. While it is open, one step in 64 is a plain
     one, for its time.
 
-    A closed gate saves what the predictor costs as well. It leaves observations unread, but for one step in 32, later in
-    256 if they are short, while even ideal draws (:math:`\rho = \tau^2`) would not pay. When they would, the predictor learns from as
-    many uniform steps as `budget` allows. One that takes more than that is first stood in for by the last observations:
-    if they foretell enough, it learns from all steps of an epoch, on trial. A trial that fails is followed by no other
-    until the budget has earned what it took.
+    A closed gate saves what the predictor costs as well. It leaves observations unread, but for one step in 32, later
+    in 256 if they are short, while even ideal draws (:math:`\rho = \tau^2`) would not pay. When they would, the
+    predictor learns from as many uniform steps as `budget` allows. One that takes more than that is first stood in for
+    by the last observations: if they foretell enough, it learns from all steps of an epoch, on trial. A trial that
+    fails is followed by no other until the budget has earned what it took.
 
     For presampling the gate is that of the paper: open while :math:`\tau`, a moving average that starts at 0, exceeds
     a threshold. While the gate is closed it is computed from what steps observe, without a forward pass.
