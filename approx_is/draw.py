@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from approx_is.stretch import Stretch
+
 __all__ = ["Draw", "Ticket", "check_candidates", "check_per_sample", "check_ticket", "uniform_draw"]
 
 
@@ -48,7 +50,15 @@ class Draw:
     """
 
     __slots__ = (
-        *("_chance", "_device", "_indices", "_is_plain", "_listed", "_probabilities", "_ticket", "_weights", "_whole"),
+        "_chance",
+        "_device",
+        "_indices",
+        "_is_plain",
+        "_probabilities",
+        "_stretch",
+        "_ticket",
+        "_weights",
+        "_whole",
     )
 
     _indices: Tensor | None
@@ -72,7 +82,7 @@ class Draw:
         self._whole = _whole  # what ranks drew together, if this is a part of it
         self._is_plain = _is_plain  # False where a part's weights are not those of the whole
         # of a uniform draw, for tensors that nobody has asked for yet: the samples, each one's chance, and where
-        self._listed: list[int] | None = None
+        self._stretch: Stretch | None = None
         self._chance = 0.0
         self._device = indices.device
 
@@ -80,8 +90,9 @@ class Draw:
     def indices(self) -> Tensor:
         """Positions in the data set, int64 [B]."""
         if self._indices is None:
-            with torch.inference_mode(mode=False):
-                self._indices = _moved(torch.tensor(self._listed, dtype=torch.int64, device="cpu"), self._device)
+            assert self._stretch is not None
+            with torch.inference_mode(mode=False):  # whoever asks first, others are to train with it
+                self._indices = self._stretch.tensor(self._device)
         return self._indices
 
     @property
@@ -108,7 +119,7 @@ class Draw:
 
     def __len__(self) -> int:
         """Return the batch size B."""
-        return self.indices.shape[0] if self._listed is None else len(self._listed)  # `len` of a tensor is slow
+        return self.indices.shape[0] if self._stretch is None else len(self._stretch)  # `len` of a tensor is slow
 
     @property
     def is_uniform(self) -> bool:
@@ -161,8 +172,8 @@ class Draw:
         return Draw(indices, probabilities, weights, self._ticket, _whole=self._whole, _is_plain=self._is_plain)
 
     def listed(self) -> list[int]:
-        """Return the indices as numbers, which is what loaders ask data sets for."""
-        numbers: list[int] = self.indices.tolist() if self._listed is None else self._listed
+        """Return the indices as a list of numbers, the caller's own: loaders ask data sets for that."""
+        numbers: list[int] = (self.indices if self._stretch is None else self._stretch).tolist()
         return numbers
 
     def part(self, indices: Tensor, probabilities: Tensor, weights: Tensor, *, is_plain: bool) -> Draw:
@@ -177,23 +188,23 @@ class Draw:
         return Draw(indices, probabilities, weights, self._ticket, _whole=self, _is_plain=is_plain)
 
     def _filled(self, value: float, dtype: torch.dtype) -> Tensor:
-        with torch.inference_mode(mode=False):  # whoever asks first, others are to train with it
+        with torch.inference_mode(mode=False):
             return torch.full((len(self),), value, dtype=dtype, device=self._device)
 
 
-def uniform_draw(indices: list[int], num_samples: int, ticket: Ticket, device: torch.device) -> Draw:
-    """Return a draw in which each of N samples had the same chance; its tensors are made when asked for.
+def uniform_draw(indices: Tensor | Stretch, num_samples: int, ticket: Ticket, device: torch.device) -> Draw:
+    """Return a draw in which each of N samples had the same chance; what tensors it lacks are made when asked for.
 
     Args:
-        indices: of the B samples.
+        indices: of the B samples; a tensor is int64, and on the device.
         num_samples: N.
         ticket: of the draw.
         device: where its tensors are to be.
     """
     draw = Draw.__new__(Draw)
-    draw._indices = draw._probabilities = draw._weights = draw._whole = None
-    draw._listed, draw._chance, draw._device = indices, 1 / num_samples, device
-    draw._ticket, draw._is_plain = ticket, True
+    draw._indices, draw._stretch = (None, indices) if isinstance(indices, Stretch) else (indices, None)
+    draw._probabilities = draw._weights = draw._whole = None
+    draw._ticket, draw._is_plain, draw._chance, draw._device = ticket, True, 1 / num_samples, device
     return draw
 
 

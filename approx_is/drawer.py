@@ -14,6 +14,7 @@ from approx_is.proposal import Proposal
 from approx_is.protocols import ScoringPredictor
 from approx_is.ranks import share_of
 from approx_is.state import check_like
+from approx_is.stretch import Stretch
 from approx_is.uniform_epochs import UniformEpochs
 from approx_is.weighting import importance_weights
 
@@ -78,8 +79,7 @@ class Drawer:
         together = self._num_ranks * batch_size
         if not self.is_by_importance:
             indices, place = self.epochs.take(together)
-            ticket = Ticket(self._owner, place=place, drawn_at=step)
-            return uniform_draw(indices, self._num_samples, ticket, self.proposal.device)
+            return self._uniform(indices, Ticket(self._owner, place=place, drawn_at=step))
         k = self._exponent(step)  # it may refuse, and so comes first
         if self._scorer is not None:
             size, choose = (self._num_ranks * each for each in self._scorer.sizes(batch_size, self.gate.tau))
@@ -88,9 +88,7 @@ class Drawer:
         else:
             return self._weighed(*self.proposal.draw(together), k, Ticket(self._owner, drawn_at=step))
         candidates = self.proposal.draw_candidates(size)
-        chances = torch.full((size,), 1 / self._num_samples, dtype=torch.float64, device=self.proposal.device)
-        weights = torch.ones(size, dtype=torch.float32, device=self.proposal.device)
-        return Draw(candidates, chances, weights, Ticket(self._owner, drawn_at=step, choose=choose))
+        return self._uniform(candidates, Ticket(self._owner, drawn_at=step, choose=choose))
 
     def choose(self, candidates: Draw, importance: Tensor) -> tuple[Draw, Tensor]:
         """Return what is chosen from candidates of that importance, float [S], and its positions among them.
@@ -148,6 +146,9 @@ class Drawer:
         own = importance[share.start : share.start + share.length]
         positions, probabilities = self.proposal.choose(share_of(choose, num_ranks, rank).length, own)
         return positions + share.start, probabilities
+
+    def _uniform(self, indices: Tensor | Stretch, ticket: Ticket) -> Draw:
+        return uniform_draw(indices, self._num_samples, ticket, self.proposal.device)
 
     def _weighed(self, indices: Tensor, probabilities: Tensor, k: float, ticket: Ticket) -> Draw:
         weights = importance_weights(probabilities, self._num_samples, k)

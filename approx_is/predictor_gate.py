@@ -23,19 +23,17 @@ __all__ = ["PredictorGate"]
 logger = logging.getLogger(__name__)
 
 GLANCE_EVERY = 32
-"""Steps between two looks at what is observed while it would not pay."""
+"""Steps between two looks at what is observed while it would not pay, and between two that are left out of learning, to
+measure what a step takes without."""
 
 IDEAL_RATE = 0.1
 """Of the moving average that says what ideal draws would gain: few looks must do."""
-
-PLAIN_EVERY = 32
-"""Steps between two that are left out of learning, to measure what a step takes without."""
 
 SETTLED_STEPS, SETTLED_FACTOR, SHORT_STEP = 256, 8, 5e-3
 """Steps from which on both are so many times as long, if a plain step takes no more than so many seconds: a look takes
 about as long whatever the step, and is to be felt by none."""
 
-REMEASURE_EVERY = 4_096
+REMEASURE_EVERY = 16 * SETTLED_FACTOR * GLANCE_EVERY
 """Steps after which a closed gate measures anew what learning takes: the machine may have been busy."""
 
 FIRST_REST, LONGEST_REST = 256, 8_192
@@ -131,11 +129,11 @@ class PredictorGate:
         if self._would_pay and self._credit.value >= 0:
             return Look.REMEMBER if self._is_dear else Look.LEARN
         next_may_learn = math.isnan(self.relative_cost) and self._credit.value + self._options.budget >= 0
-        plain_every = PLAIN_EVERY * self._patience
-        next_is_timed = next_may_learn or self._steps % plain_every == plain_every - 1
+        glance_every = GLANCE_EVERY * self._patience
+        next_is_timed = next_may_learn or self._steps % glance_every == glance_every - 1
         if self._would_pay and next_is_timed:  # from wait to wait
             return Look.GLANCE
-        return Look.AWAY if self._steps % (GLANCE_EVERY * self._patience) else Look.GLANCE
+        return Look.AWAY if self._steps % glance_every else Look.GLANCE
 
     def observe(
         self, observed: Tensor, unbiased: Tensor, *, drawn: bool, predicted: Tensor | None, last: Tensor | None
@@ -249,7 +247,7 @@ class PredictorGate:
     def _is_plain_step(self) -> bool:
         if self._options.relative_cost is not None or (self._steps >= SETTLE_STEPS and not self._would_pay):
             return False
-        return self._steps < SETTLE_STEPS or self._steps % (PLAIN_EVERY * self._patience) == 0
+        return self._steps < SETTLE_STEPS or self._steps % (GLANCE_EVERY * self._patience) == 0
 
     @property
     def _patience(self) -> int:
@@ -264,14 +262,13 @@ class PredictorGate:
         """Return how many plain steps from now on `look` will find nothing to do in, or fewer."""
         if self._open or self._options.relative_cost == 1 or (self._would_pay and self._trial > 0):
             return 0
-        every = (PLAIN_EVERY if self._would_pay else GLANCE_EVERY) * self._patience
         if self._steps < SETTLE_STEPS:
             return 0
-        steps = -self._steps % every  # to the next that is looked at whatever is known
+        steps = -self._steps % (GLANCE_EVERY * self._patience)  # to the next that is looked at whatever is known
         if not self._would_pay:
             return steps
         enough = -self._options.budget if math.isnan(self.relative_cost) else 0.0
-        return max(0, min(steps - 1, self._credit.steps_below(enough)))
+        return self._credit.steps_below(enough, steps - 1)
 
     def _wake(self) -> None:
         """Make up for the steps of a nap that went by."""
@@ -280,11 +277,9 @@ class PredictorGate:
         if steps == 0:
             return
         self._clock.tick("plain", waited=False)
-        before, self._steps = self._steps, self._steps + steps
+        self._steps += steps
         self._rest = max(0, self._rest - steps)
         self._credit.earn(steps)
-        if self._steps // REMEASURE_EVERY > before // REMEASURE_EVERY and self._trial == 0:
-            self._clock.forget("learning")
 
     def _charge(self, kind: str) -> None:
         self._credit.earn()

@@ -17,10 +17,6 @@ LARGEST_DEBT, LARGEST_CREDIT = 100.0, 1e9
 """Steps' time that can be owed and saved up; a debt beyond it is one of a machine that slowed down, not of learning."""
 
 
-LONGEST_WAIT = 2**20
-"""Steps that are looked ahead at most."""
-
-
 class TimeCredit:
     """Earns a share of each step's time, and is spent by steps that take longer; its unit is a plain step's time.
 
@@ -44,11 +40,12 @@ class TimeCredit:
         for _ in range(steps):
             self._credit = min(self._credit + self._budget, LARGEST_CREDIT)
 
-    def steps_below(self, value: float) -> int:
-        """Return through how many steps of earning the credit is sure to stay below a value, the present included."""
-        if self._credit >= value or self._budget == 0:
-            return 0 if self._credit >= value else LONGEST_WAIT
-        return max(0, min(LONGEST_WAIT, int((value - self._credit) / self._budget) - 1))  # one less, for rounding
+    def steps_below(self, value: float, at_most: int) -> int:
+        """Return for how many steps, or fewer, the credit is sure to be below a value, the present one included."""
+        if self._credit >= value:
+            return 0
+        earned = (value - self._credit) / self._budget if self._budget > 0 else math.inf
+        return max(0, int(min(at_most, earned - 1)))  # one less, for rounding
 
     def spend(self, surcharge: float) -> None:
         """Take the time by which a step was longer."""

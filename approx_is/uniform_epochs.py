@@ -11,6 +11,7 @@ from torch import Tensor
 
 from approx_is.permutation import permuted
 from approx_is.state import check_at_least, check_like
+from approx_is.stretch import Stretch
 
 __all__ = ["UniformEpochs"]
 
@@ -20,8 +21,8 @@ LARGEST_SHUFFLED = 2**22
 BLOCK = 2**16
 """Entries of a block: enough that what a block costs anyway hardly counts. The permutation does not depend on it."""
 
-LISTED_AHEAD = 2**13
-"""Entries that are made numbers of together, as loaders want them: one by one that takes as long as all else."""
+AHEAD = 2**13
+"""Entries that are made numbers of together, as loaders want them: batch by batch that takes as long as all else."""
 
 
 class UniformEpochs:
@@ -45,26 +46,24 @@ class UniformEpochs:
         self._block_size = num_samples if num_samples <= LARGEST_SHUFFLED else BLOCK
         self._permutation: Tensor | None = None  # a block of it, made when needed and dropped at the end
         self._block_kept = (-1, -1)  # the number of its permutation, and its first place there
-        self._ahead: list[int] = []  # entries from a place on
-        self._ahead_from = 0
+        self._ahead: tuple[Tensor, list[int]] | None = None  # the same entries as a tensor, int64, and as numbers
+        self._ahead_from = self._ahead_to = 0  # their places
 
     @property
     def first_is_over(self) -> bool:
         """Whether no batch of the first permutation is left."""
         return self._place > self._num_samples - self._smallest_batch
 
-    def take(self, batch_size: int) -> tuple[list[int], int]:
+    def take(self, batch_size: int) -> tuple[Stretch, int]:
         """Return the next indices, `batch_size` at most, and their place, for `rewind`."""
         place, left = self._place, self._num_samples - self._place % self._num_samples
         if left < self._smallest_batch:
             place, left = place + left, self._num_samples
         size = min(batch_size, left)
-        first = place - self._ahead_from
-        if first < 0 or first + size > len(self._ahead):
-            self._list_from(place, max(size, LISTED_AHEAD))
-            first = 0
+        if self._ahead is None or place < self._ahead_from or place + size > self._ahead_to:
+            self._ahead = self._entries_ahead(place, max(size, AHEAD))
         self._place = place + size
-        return self._ahead[first : first + size], place
+        return Stretch(*self._ahead, place - self._ahead_from, size), place
 
     def rewind(self, place: int) -> None:
         """Go back to a place: what was handed out from there on comes again."""
@@ -75,6 +74,7 @@ class UniformEpochs:
         number, offset = divmod(self._place, self._num_samples)
         if number > 0 and offset > 0:
             self._place = (number + 1) * self._num_samples
+            self._permutation = None
 
     def state_dict(self) -> dict[str, Any]:
         """Return seed and place; the permutations follow from them."""
@@ -85,7 +85,7 @@ class UniformEpochs:
         self.check_state_dict(state)
         self._seed = state["seed"]
         self._place = state["place"]
-        self._permutation, self._ahead = None, []
+        self._permutation = self._ahead = None
 
     def check_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raise `ValueError` unless `load_state_dict` would accept the state."""
@@ -93,12 +93,14 @@ class UniformEpochs:
         check_like(state, self.state_dict(), where)
         check_at_least(state, {"seed": 0, "place": 0}, where)
 
-    def _list_from(self, place: int, size: int) -> None:
+    def _entries_ahead(self, place: int, size: int) -> tuple[Tensor, list[int]]:
         number, start = divmod(place, self._num_samples)
         end = min(start + size, self._num_samples)
-        self._ahead, self._ahead_from = self._entries(number, start, end).tolist(), place
+        entries = self._entries(number, start, end).to(torch.int64, copy=True)
+        self._ahead_from, self._ahead_to = place, place + end - start
         if end == self._num_samples:
             self._permutation = None
+        return entries, entries.tolist()
 
     def _entries(self, number: int, start: int, end: int) -> Tensor:
         size = self._block_size

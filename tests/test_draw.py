@@ -7,6 +7,7 @@ import torch
 from laws import make_sampler, train
 
 from approx_is.draw import Draw, Ticket, check_candidates, check_per_sample, check_ticket, uniform_draw
+from approx_is.stretch import Stretch
 
 
 def make_draw(weights=(1.25, 0.625), ticket=None):
@@ -215,7 +216,10 @@ class TestUniform:
     """The tensors of a plain draw are made when they are asked for."""
 
     def draw(self):
-        return uniform_draw([3, 1], 8, Ticket(object(), place=0), torch.device("cpu"))
+        return uniform_draw(self.stretch(), 8, Ticket(object(), place=0), torch.device("cpu"))
+
+    def stretch(self):
+        return Stretch(torch.tensor([5, 3, 1, 0]), [5, 3, 1, 0], 1, 2)
 
     def test_has_equal_chances_and_weights(self):
         indices, probabilities, weights = self.draw()
@@ -223,10 +227,18 @@ class TestUniform:
         assert (probabilities.dtype, probabilities.tolist()) == (torch.float64, [1 / 8, 1 / 8])
         assert (weights.dtype, weights.tolist()) == (torch.float32, [1.0, 1.0])
 
+    def test_indices_are_the_callers_own(self):
+        stretch = self.stretch()
+        draw, other = (uniform_draw(stretch, 8, Ticket(object(), place=0), torch.device("cpu")) for _ in range(2))
+        draw.listed().sort()
+        draw.indices.zero_()
+        assert draw.listed() == other.indices.tolist() == other.listed() == [3, 1]
+
     def test_asked_for_in_inference_mode_they_can_be_trained_with(self):
         draw, losses = self.draw(), torch.ones(2, requires_grad=True)
         with torch.inference_mode():
             assert draw.weights.sum() == 2
+            assert not draw.indices.is_inference()
         (draw.weights * losses).sum().backward()
         assert losses.grad.tolist() == [1, 1]
 
@@ -242,7 +254,9 @@ class TestUniform:
             torch.set_default_dtype(default)
 
     def test_a_copy_is_the_same(self):
-        draw = uniform_draw([3, 1], 8, Ticket("owner", place=0), torch.device("cpu"))
+        draw = uniform_draw(self.stretch(), 8, Ticket("owner", place=0), torch.device("cpu"))
         copied = pickle.loads(pickle.dumps(draw))
+        assert (len(copied), copied.listed(), copied.indices.tolist()) == (2, [3, 1], [3, 1])
+        assert copied.indices.untyped_storage().nbytes() == 2 * 8  # nothing that is not its own goes with it
         assert copied.probabilities.tolist() == [1 / 8, 1 / 8]
         assert copied.to("cpu").weights.tolist() == [1.0, 1.0]

@@ -11,7 +11,6 @@ from approx_is.gate import PLAIN_DRAW_EVERY, SETTLE_STEPS, Look
 from approx_is.predictor_gate import (
     FIRST_REST,
     GLANCE_EVERY,
-    PLAIN_EVERY,
     SETTLED_FACTOR,
     SETTLED_STEPS,
     PredictorGate,
@@ -326,8 +325,8 @@ class TestLooksAway:
         world = World(monkeypatch, Unpredictable(), cost=0.001)
         world.run(SETTLE_STEPS)
         assert world.learned == 0
-        world.run(4 * PLAIN_EVERY)
-        assert world.learned == 4 * PLAIN_EVERY - 4
+        world.run(4 * GLANCE_EVERY)
+        assert world.learned == 4 * GLANCE_EVERY - 4
 
     def test_and_does_not_ask_for_what_it_does_not_read(self, monkeypatch):
         world = World(monkeypatch, equal, cost=0.1)
@@ -359,6 +358,18 @@ def test_the_first_epoch_is_advanced_up_to_a_bound(monkeypatch):
     assert [gate.state_dict()["credit"]["credit"] for gate in gates] == [LEAST_ADVANCE, 3.0, LARGEST_ADVANCE]
 
 
+class Turning:
+    """Losses that can be foretold, then for a while cannot, and then can again."""
+
+    def __init__(self):
+        self.calls = 0
+        self.unpredictable = Unpredictable()
+
+    def __call__(self, indices):
+        self.calls += 1
+        return (self.unpredictable if 200 < self.calls < 600 else rare)(indices)
+
+
 class TestNaps:
     """Where a gate is sure to look away for some steps, it is not asked about each: that must make no difference."""
 
@@ -384,6 +395,7 @@ class TestNaps:
             (Unpredictable, 3.0, {}),
             (Unpredictable, 3.0, {"budget": 0.001}),
             (rare, 6.0, {"budget": 0.0}),
+            (Turning, 0.02, {}),
             (rare, 6.0, {"relative_cost": 7.0}),
         ],
     )

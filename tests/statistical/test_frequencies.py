@@ -60,7 +60,9 @@ def test_batches_of_a_loader_are_drawn_with_the_probabilities_announced():
 
 def test_every_order_of_a_plain_epoch_is_as_likely_and_tells_nothing_of_the_next():
     epochs = UniformEpochs(3, seed=0)
-    codes = torch.tensor([5 * first + second for first, second in (epochs.take(3)[0][:2] for _ in range(7200))])
+    codes = torch.tensor(
+        [5 * first + second for first, second in (epochs.take(3)[0].tolist()[:2] for _ in range(7200))]
+    )
     orders = torch.unique(codes, return_inverse=True)[1]
     assert_frequencies(orders, torch.full((6,), 1 / 6))
     assert_frequencies(6 * orders[::2] + orders[1::2], torch.full((36,), 1 / 36))
