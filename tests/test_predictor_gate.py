@@ -395,7 +395,7 @@ class TestNaps:
             (Unpredictable, 3.0, {}),
             (Unpredictable, 3.0, {"budget": 0.001}),
             (rare, 6.0, {"budget": 0.0}),
-            (Turning, 0.02, {}),
+            (Turning, 0.1, {"budget": 0.001}),
             (rare, 6.0, {"relative_cost": 7.0}),
         ],
     )
