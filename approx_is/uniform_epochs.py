@@ -11,7 +11,7 @@ from torch import Tensor
 
 from approx_is.permutation import permuted
 from approx_is.state import check_at_least, check_like
-from approx_is.stretch import Stretch
+from approx_is.stretch import Entries, Stretch
 
 __all__ = ["UniformEpochs"]
 
@@ -46,8 +46,8 @@ class UniformEpochs:
         self._block_size = num_samples if num_samples <= LARGEST_SHUFFLED else BLOCK
         self._permutation: Tensor | None = None  # a block of it, made when needed and dropped at the end
         self._block_kept = (-1, -1)  # the number of its permutation, and its first place there
-        self._ahead: tuple[Tensor, list[int]] | None = None  # the same entries as a tensor, int64, and as numbers
-        self._ahead_from = self._ahead_to = 0  # their places
+        self._ahead: Entries | None = None
+        self._ahead_from = 0  # the place of the first
 
     @property
     def first_is_over(self) -> bool:
@@ -60,10 +60,11 @@ class UniformEpochs:
         if left < self._smallest_batch:
             place, left = place + left, self._num_samples
         size = min(batch_size, left)
-        if self._ahead is None or place < self._ahead_from or place + size > self._ahead_to:
-            self._ahead = self._entries_ahead(place, max(size, AHEAD))
+        first = place - self._ahead_from
+        if self._ahead is None or first < 0 or first + size > len(self._ahead):
+            self._ahead, self._ahead_from, first = self._entries_ahead(place, max(size, AHEAD)), place, 0
         self._place = place + size
-        return Stretch(*self._ahead, place - self._ahead_from, size), place
+        return Stretch(self._ahead, first, size), place
 
     def rewind(self, place: int) -> None:
         """Go back to a place: what was handed out from there on comes again."""
@@ -93,14 +94,13 @@ class UniformEpochs:
         check_like(state, self.state_dict(), where)
         check_at_least(state, {"seed": 0, "place": 0}, where)
 
-    def _entries_ahead(self, place: int, size: int) -> tuple[Tensor, list[int]]:
+    def _entries_ahead(self, place: int, size: int) -> Entries:
         number, start = divmod(place, self._num_samples)
         end = min(start + size, self._num_samples)
         entries = self._entries(number, start, end).to(torch.int64, copy=True)
-        self._ahead_from, self._ahead_to = place, place + end - start
         if end == self._num_samples:
             self._permutation = None
-        return entries, entries.tolist()
+        return Entries(entries)
 
     def _entries(self, number: int, start: int, end: int) -> Tensor:
         size = self._block_size

@@ -7,7 +7,7 @@ import torch
 from laws import make_sampler, train
 
 from approx_is.draw import Draw, Ticket, check_candidates, check_per_sample, check_ticket, uniform_draw
-from approx_is.stretch import Stretch
+from approx_is.stretch import Entries, Stretch
 
 
 def make_draw(weights=(1.25, 0.625), ticket=None):
@@ -219,7 +219,7 @@ class TestUniform:
         return uniform_draw(self.stretch(), 8, Ticket(object(), place=0), torch.device("cpu"))
 
     def stretch(self):
-        return Stretch(torch.tensor([5, 3, 1, 0]), [5, 3, 1, 0], 1, 2)
+        return Stretch(Entries(torch.tensor([5, 3, 1, 0])), 1, 2)
 
     def test_has_equal_chances_and_weights(self):
         indices, probabilities, weights = self.draw()
