@@ -22,7 +22,7 @@ BLOCK = 2**16
 """Entries of a block: enough that what a block costs anyway hardly counts. The permutation does not depend on it."""
 
 AHEAD = 2**13
-"""Entries that are made numbers of together, as loaders want them: batch by batch that takes as long as all else."""
+"""Entries that are taken from a block together: batch by batch, to make numbers of them takes as long as all else."""
 
 
 class UniformEpochs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from configuration import Config
 from methods import Method
 
 __all__ = ["DEMO", "EVIDENCE", "Comparison"]
@@ -56,6 +57,12 @@ class Comparison:
         """
         methods = [Method.parse(text) for text in self.methods]
         return {str(method): method for method in methods}
+
+    def config(self, text: str, **changes: Any) -> Config:
+        """Return what a run by a method does, which is written so, with some fields of it changed."""
+        method = self.parsed[text]
+        options = self.options.get(method.predictor, {})
+        return Config(**{**self.settings, **method.settings, "predictor_options": options, **changes})
 
 
 OTHERS = ("rs2", "infobatch", "selective-backprop")

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from comparisons import FIRST_SEEDS, Comparison
 from configuration import Config
@@ -61,12 +62,12 @@ def plan(comparison: Comparison, results: ResultsFile, data_dir: Path | None, co
     jobs = []
     for seed in range(comparison.seeds):
         for text, method in comparison.parsed.items():
-            settings = {**comparison.settings, **method.settings}
+            changes: dict[str, Any] = {"seed": seed}
             if comparison.like is not None:
                 if text not in in_time:
                     continue
-                settings.update(steps=in_time[text], eval_every=math.ceil(in_time[text] / EVALUATIONS))
-            config = Config(**settings, predictor_options=comparison.options.get(method.predictor, {}), seed=seed)
+                changes.update(steps=in_time[text], eval_every=math.ceil(in_time[text] / EVALUATIONS))
+            config = comparison.config(text, **changes)
             key = RunKey(comparison.name, text, seed, digest(config))
             is_urgent = text in comparison.drawn and seed < FIRST_SEEDS
             jobs.append(Job(key, config, method.label, is_urgent, results, data_dir))

@@ -77,7 +77,7 @@ def timed(names: list[str] | None) -> list[Comparison]:
 
 
 def measured(comparison: Comparison, known: Costs, data_dir: Path | None) -> Iterator[Costs]:
-    """Yield what is not known yet."""
+    """Yield the costs of the methods whose costs are not known, those without a gate together."""
     gated = [text for text, method in comparison.parsed.items() if method.gated]
     others = [text for text in comparison.parsed if text not in known and text not in gated]
     if not others and set(gated) <= set(known):
@@ -112,15 +112,18 @@ def measure(comparison: Comparison, methods: list[str], task: Task) -> Costs:
 
 
 def measure_run(comparison: Comparison, text: str, task: Task) -> float:
-    """Return the time of a whole run by a method over one of uniform."""
+    """Return the time of a whole run by a method over one of uniform, and print what its gate says in the end."""
     total = comparison.settings["steps"]
-    runs = [Training(config_of(comparison, each), task) for each in (BASELINE, text)]
+    runs = [Training(comparison.config(each), task) for each in (BASELINE, text)]
     steps = [run.steps() for run in runs]
     with tqdm(total=2 * total, unit="step", desc=f"{comparison.name}, {text}") as bar:
         for done in range(0, total, LONG_TURN):
             for own in steps:
                 take(own, min(LONG_TURN, total - done), bar)
-    return float(f"{runs[1].seconds / runs[0].seconds:.4g}")
+    ratio = runs[1].seconds / runs[0].seconds
+    if (sampler := runs[1].sampler) is not None:
+        print(f"{comparison.name}, {text}: {ratio:.3f} times as long; {sampler.gate.verdict}")
+    return float(f"{ratio:.4g}")
 
 
 def start(comparison: Comparison, text: str, task: Task) -> Training:
@@ -129,14 +132,7 @@ def start(comparison: Comparison, text: str, task: Task) -> Training:
     size = num_batches(comparison, text) * batch_size
     few = replace(task, train=InMemoryDataset(task.train.inputs[:size], task.train.targets[:size]), prepare=None)
     update_every = default_update_every(len(task.train), batch_size)
-    return Training(replace(config_of(comparison, text), update_every=update_every, steps=10**6), few)
-
-
-def config_of(comparison: Comparison, text: str) -> Config:
-    """Return what a run by that method does."""
-    method = comparison.parsed[text]
-    options = comparison.options.get(method.predictor, {})
-    return Config(**{**comparison.settings, **method.settings}, predictor_options=options)
+    return Training(comparison.config(text, update_every=update_every, steps=10**6), few)
 
 
 def num_batches(comparison: Comparison, text: str) -> int:

@@ -367,7 +367,7 @@ class Turning:
 
     def __call__(self, indices):
         self.calls += 1
-        return (self.unpredictable if 200 < self.calls < 600 else rare)(indices)
+        return (self.unpredictable if 100 < self.calls < 400 else rare)(indices)
 
 
 class TestNaps:
