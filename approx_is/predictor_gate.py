@@ -16,7 +16,8 @@ from approx_is.moving_average import MovingAverage
 from approx_is.state import check_at_least, check_like
 from approx_is.step_clock import StepClock
 from approx_is.time_credit import TimeCredit
-from approx_is.variance_evidence import PATIENCE, VarianceEvidence
+from approx_is.trials import Trials
+from approx_is.variance_evidence import VarianceEvidence
 
 __all__ = ["PredictorGate"]
 
@@ -33,11 +34,11 @@ SETTLED_STEPS, SETTLED_FACTOR, SHORT_STEP = 256, 8, 5e-3
 """Steps from which on both are so many times as long, if a plain step takes no more than so many seconds: a look takes
 about as long whatever the step, and is to be felt by none."""
 
+PARTS = ("ideal", "predicted", "remembered", "clock", "trials", "credit")
+"""That have states of their own."""
+
 REMEASURE_EVERY = 16 * SETTLED_FACTOR * GLANCE_EVERY
 """Steps after which a closed gate measures anew what learning takes: the machine may have been busy."""
-
-FIRST_REST, LONGEST_REST = 256, 8_192
-"""Steps that a gate stays closed after it had to close: doubled each time, so that it cannot flap for ever."""
 
 
 class PredictorGate:
@@ -51,7 +52,7 @@ class PredictorGate:
       that learns takes from it the time by which it is longer.
     - A predictor that takes more than the budget waits until the history alone, which takes a fraction of the time,
       shows that the last observations foretell the next well enough to pay for it, or until there is credit enough.
-      Then it has a trial of an epoch.
+      Then it has a trial, see `Trials`.
 
     Args:
         options: margin, relative cost, budget and rate are used.
@@ -69,8 +70,6 @@ class PredictorGate:
         now: Callable[[], float] | None = None,
     ) -> None:
         self._options = options
-        self._trial_steps = math.ceil(epoch_steps) + 2 * PATIENCE
-        self._half_epoch = math.ceil(epoch_steps / 2)
         self._ideal = MovingAverage(IDEAL_RATE, 2)  # means of v² and v over the data set
         self._predicted = VarianceEvidence(options.rate)  # of draws by prediction
         self._remembered = VarianceEvidence(options.rate)  # of draws by the last observation
@@ -81,8 +80,7 @@ class PredictorGate:
         )
         self._open = False
         self._steps = 0
-        self._trial = 0  # steps left of it
-        self._rest, self._next_rest = 0, FIRST_REST
+        self._trials = Trials(epoch_steps)
         self._credit = TimeCredit(options.budget, epoch_steps=epoch_steps)
         self._would_pay = False  # whether ideal draws would
         self._nap = self._left = 0  # plain steps that nothing is looked at in, and how many of them are to come
@@ -124,7 +122,7 @@ class PredictorGate:
             return Look.LEARN
         if self._open or self._is_plain_step:
             return Look.GLANCE
-        if self._would_pay and self._trial > 0:
+        if self._would_pay and self._trials.is_running:
             return Look.LEARN
         if self._would_pay and self._credit.value >= 0:
             return Look.REMEMBER if self._is_dear else Look.LEARN
@@ -166,17 +164,17 @@ class PredictorGate:
         if self._options.relative_cost is None:
             self._clock.tick(kind, waited=look is not Look.AWAY)
         self._steps += 1
-        self._rest = max(0, self._rest - 1)
+        self._trials.rest_for(1)
         self._charge(kind)
-        if self._steps % REMEASURE_EVERY == 0 and not self._open and self._trial == 0:
+        if self._steps % REMEASURE_EVERY == 0 and not (self._open or self._trials.is_running):
             self._clock.forget("learning")
         if look is not Look.AWAY:
             self._decide()
-        if kind == "learning" and self._trial > 0:
-            self._trial -= 1
-            if self._trial == self._trial_steps - self._half_epoch:  # by now everyone has been predicted
+        if kind == "learning" and self._trials.is_running:
+            self._trials.learn()
+            if self._trials.is_half_an_epoch_old:  # by now everyone has been predicted
                 self._predicted.reset()
-            elif self._trial == 0:
+            elif not self._trials.is_running:
                 self._end_trial()
         self._nap = self._left = self._sure_to_look_away()
 
@@ -219,9 +217,7 @@ class PredictorGate:
             "clock": self._clock.state_dict(),
             "open": self._open,
             "steps": self._steps,
-            "trial": self._trial,
-            "rest": self._rest,
-            "next_rest": self._next_rest,
+            "trials": self._trials.state_dict(),
             "credit": self._credit.state_dict(),
             "would_pay": self._would_pay,
         }
@@ -229,9 +225,9 @@ class PredictorGate:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state; raise `ValueError` before changing anything if it does not fit."""
         self.check_state_dict(state)
-        for name in ("ideal", "predicted", "remembered", "clock", "credit"):
+        for name in PARTS:
             getattr(self, f"_{name}").load_state_dict(state[name])
-        for name in ("open", "steps", "trial", "rest", "next_rest", "would_pay"):
+        for name in ("open", "steps", "would_pay"):
             setattr(self, f"_{name}", state[name])
         self._nap = self._left = 0
 
@@ -239,8 +235,8 @@ class PredictorGate:
         """Raise `ValueError` unless `load_state_dict` would accept the state."""
         where = "load_state_dict(state)['gate']"
         check_like(state, self.state_dict(), where, skip=("clock",))
-        check_at_least(state, {"steps": 0, "trial": 0, "rest": 0, "next_rest": FIRST_REST}, where)
-        for name in ("ideal", "predicted", "remembered", "clock", "credit"):
+        check_at_least(state, {"steps": 0}, where)
+        for name in PARTS:
             getattr(self, f"_{name}").check_state_dict(state[name])
 
     @property
@@ -260,7 +256,7 @@ class PredictorGate:
 
     def _sure_to_look_away(self) -> int:
         """Return how many plain steps from now on `look` will find nothing to do in, or fewer."""
-        if self._open or self._options.relative_cost == 1 or (self._would_pay and self._trial > 0):
+        if self._open or self._options.relative_cost == 1 or (self._would_pay and self._trials.is_running):
             return 0
         if self._steps < SETTLE_STEPS:
             return 0
@@ -278,7 +274,7 @@ class PredictorGate:
             return
         self._clock.tick("plain", waited=False)
         self._steps += steps
-        self._rest = max(0, self._rest - steps)
+        self._trials.rest_for(steps)
         self._credit.earn(steps)
 
     def _charge(self, kind: str) -> None:
@@ -297,33 +293,29 @@ class PredictorGate:
         self._would_pay = self.tau**2 >= target * (1.0 if math.isnan(cost) else cost)
         if self._open:
             if self.variance_ratio / cost < 1:
-                self._begin_rest()
+                self._trials.rest_again()
                 self._clock.forget("drawn")  # when it opens again, it is to be measured anew
                 self._move(to_open=False)
-        elif self._rest == 0 and self.variance_ratio / cost >= target:
-            self._trial = 0
+        elif not self._trials.is_resting and self.variance_ratio / cost >= target:
+            self._trials.stop()
             self._move(to_open=True)
-        elif self._trial > 0:
-            if self._trial <= self._trial_steps // 4 and self.variance_ratio < 1:
+        elif self._trials.is_running:
+            if self._trials.is_nearly_over and self.variance_ratio < 1:
                 self._end_trial()
-        elif self._rest == 0 and self._is_dear and self._deserves_trial(cost):
-            self._trial = self._trial_steps
+        elif not self._trials.is_resting and self._is_dear and self._deserves_trial(cost):
+            self._trials.begin()
             self._predicted.reset()
 
     def _deserves_trial(self, cost: float) -> bool:
         foretold = self._remembered.ratio / cost >= 1 + self._options.margin
-        return foretold or self._credit.value >= self._trial_steps * (cost - 1)
+        return foretold or self._credit.value >= self._trials.length * (cost - 1)
 
     def _end_trial(self) -> None:
-        self._trial = 0
+        self._trials.stop()
         self._remembered.reset()  # the next one is to have evidence of its own
-        self._begin_rest()
-        cost = self._trial_steps * (self.relative_cost - 1)
-        if self._options.budget > 0 and cost > 0:  # not NaN
-            self._rest = max(self._rest, math.ceil(cost / self._options.budget))
-
-    def _begin_rest(self) -> None:
-        self._rest, self._next_rest = self._next_rest, min(2 * self._next_rest, LONGEST_REST)
+        cost = self._trials.length * (self.relative_cost - 1)
+        is_charged = self._options.budget > 0 and cost > 0  # not NaN
+        self._trials.rest_again(at_least=math.ceil(cost / self._options.budget) if is_charged else 0)
 
     def _move(self, *, to_open: bool) -> None:
         self._open = to_open

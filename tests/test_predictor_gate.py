@@ -8,15 +8,10 @@ from laws import assert_same, assert_same_draws, assert_unchanged, steady_losses
 
 from approx_is import ImportanceSampler, VarianceGate
 from approx_is.gate import PLAIN_DRAW_EVERY, SETTLE_STEPS, Look
-from approx_is.predictor_gate import (
-    FIRST_REST,
-    GLANCE_EVERY,
-    SETTLED_FACTOR,
-    SETTLED_STEPS,
-    PredictorGate,
-)
+from approx_is.predictor_gate import GLANCE_EVERY, SETTLED_FACTOR, SETTLED_STEPS, PredictorGate
 from approx_is.predictors import LastLossPredictor
 from approx_is.time_credit import LARGEST_ADVANCE, LEAST_ADVANCE
+from approx_is.trials import FIRST_REST
 from approx_is.variance_evidence import PATIENCE
 
 N, B = 1000, 50
@@ -153,8 +148,9 @@ class TestTrial:
         sampler = ImportanceSampler(N, B, predictor=Wrong, gate=gate)
         train(sampler, 1000, rare)
         assert not sampler.gate.is_open
-        assert sampler.state_dict()["drawer"]["gate"]["next_rest"] > FIRST_REST
-        assert sampler.state_dict()["drawer"]["gate"]["rest"] > 0.5 * (N / B) / 0.015 - 1000
+        trials = sampler.state_dict()["drawer"]["gate"]["trials"]
+        assert trials["next_rest"] > FIRST_REST
+        assert trials["rest"] > 0.5 * (N / B) / 0.015 - 1000
         assert sampler.gate.variance_ratio < 1
 
     def test_is_held_at_last_where_the_budget_has_been_saved(self, monkeypatch):
@@ -444,7 +440,7 @@ class TestState:
     @pytest.mark.parametrize(
         ("entry", "value", "message"),
         [
-            ("trial", -1, "must be at least 0"),
+            ("trials", {"left": -1, "rest": 0, "next_rest": FIRST_REST}, "must be at least 0"),
             ("credit", {"credit": math.nan, "uncharged": 0}, "must be finite"),
             ("credit", {"credit": 0.0, "uncharged": -1}, "must be at least 0"),
             ("open", 1, "must be of type bool"),
