@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from approx_is.draw import Draw, Ticket, uniform_draw
-from approx_is.gate import Gate
+from approx_is.gate import PLAIN_DRAW_EVERY, Gate
 from approx_is.proposal import Proposal
 from approx_is.protocols import ScoringPredictor
 from approx_is.ranks import share_of
@@ -56,16 +56,16 @@ class Drawer:
         self._candidates = candidates
         self._num_ranks = num_ranks
         self._owner = object()
+        self._plain_at = 0  # updates when a plain draw was last made
 
     @property
     def owner(self) -> object:
         """What the tickets of these draws name."""
         return self._owner
 
-    @property
-    def is_by_importance(self) -> bool:
-        """Whether the next draw is by importance."""
-        if not self.gate.is_open or self.gate.wants_plain_step:
+    def is_by_importance(self, step: int) -> bool:
+        """Return whether the next draw is by importance."""
+        if not self.gate.is_open or (self.gate.times_plain_steps and step - self._plain_at >= PLAIN_DRAW_EVERY):
             return False
         return self._scorer is not None or self.epochs.first_is_over
 
@@ -77,7 +77,8 @@ class Drawer:
             step: updates so far.
         """
         together = self._num_ranks * batch_size
-        if not self.is_by_importance:
+        if not self.is_by_importance(step):
+            self._plain_at = step
             indices, place = self.epochs.take(together)
             return self._uniform(indices, Ticket(self._owner, place=place, drawn_at=step))
         k = self._exponent(step)  # it may refuse, and so comes first
@@ -112,9 +113,9 @@ class Drawer:
         if places:
             self.epochs.rewind(min(places))
 
-    def probabilities(self, indices: Tensor | None) -> Tensor:
+    def probabilities(self, indices: Tensor | None, step: int) -> Tensor:
         """Return the probability of samples, int64 [B] or None for all, in the next draw: float64 [B] or [N]."""
-        if self.is_by_importance:
+        if self.is_by_importance(step):
             return self.proposal.probabilities(indices)
         size = self._num_samples if indices is None else len(indices)
         return torch.full((size,), 1 / self._num_samples, dtype=torch.float64, device=self.proposal.device)

@@ -33,14 +33,14 @@ class VarianceGate:
 
     where v is the observed importance and :math:`w = 1/(Np)`: the second moment of uniform draws over that of draws by
     prediction. Both sides are measured. While it is closed, :math:`\rho` is measured with the probabilities that would
-    have been used; samples that are not yet in the history do not count. While it is open, one step in 64 is a plain
-    one, for its time.
+    have been used; samples that are not yet in the history do not count. A step without is what is left of a plain one
+    where nothing is observed. While the gate is open, one step in 64 is a plain one, for its time.
 
     A closed gate saves what the predictor costs as well. It leaves observations unread, but for one step in 32, later
     in 256 if they are short, while even ideal draws (:math:`\rho = \tau^2`) would not pay. When they would, the
     predictor learns from as many uniform steps as `budget` allows. One that takes more than that is first stood in for
-    by the last observations: if they foretell enough, it learns from all steps of an epoch, on trial. A trial that
-    fails is followed by no other until the budget has earned what it took.
+    by the last observations: if they foretell enough, or the budget has saved up enough, it learns from all steps of an
+    epoch, on trial. A trial that fails is followed by no other until the budget has earned what it took.
 
     For presampling the gate is that of the paper: open while :math:`\tau`, a moving average that starts at 0, exceeds
     a threshold. While the gate is closed it is computed from what steps observe, without a forward pass.
@@ -58,7 +58,8 @@ class VarianceGate:
         margin: a predictor's gate opens at a speedup of 1 + margin and closes below 1, ≥ 0; `math.inf` keeps it closed.
         relative_cost: a predictor's step over a uniform one in time, ≥ 1; None measures it.
         budget: share of the training time that a predictor may take while its gate is closed and there is no evidence
-            yet that it will pay, ≥ 0. That of one epoch is advanced.
+            yet that it will pay, ≥ 0. That of one epoch is advanced, but no less than the time of 2 steps, and no more
+            than that of 5.
         rate: of a predictor's moving averages, in (0, 1].
 
     Raises:
@@ -113,8 +114,8 @@ class Gate(Protocol):
         ...
 
     @property
-    def wants_plain_step(self) -> bool:
-        """Whether the next draw is to be a plain one all the same, for the time it takes."""
+    def times_plain_steps(self) -> bool:
+        """Whether a draw now and then is to be a plain one all the same, for the time it takes."""
         ...
 
     @property
@@ -128,6 +129,10 @@ class Gate(Protocol):
         Args:
             drawn: whether its batch was drawn by importance.
         """
+        ...
+
+    def begin_update(self, look: Look) -> None:
+        """Say that the training step is over, and that what follows is the sampler's."""
         ...
 
     def observe(
@@ -179,13 +184,16 @@ class AlwaysOpen:
     """No gate: every draw is by importance, and every observation is learned from."""
 
     is_open = True
-    wants_plain_step = False
+    times_plain_steps = False
     tau = 1.0
     verdict = "open: there is no gate"
 
     def look(self, *, drawn: bool) -> Look:
         """Learn from all."""
         return Look.LEARN
+
+    def begin_update(self, look: Look) -> None:
+        """Take no notice."""
 
     def observe(
         self, observed: Tensor, unbiased: Tensor, *, drawn: bool, predicted: Tensor | None, last: Tensor | None

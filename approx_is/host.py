@@ -1,10 +1,11 @@
-"""Where Python may look at values without waiting."""
+"""Where Python may look at values without waiting, and how it waits elsewhere."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-__all__ = ["is_on_host"]
+__all__ = ["is_on_host", "wait_for_accelerators"]
 
 
 def is_on_host(tensor: Tensor) -> bool:
@@ -15,3 +16,12 @@ def is_on_host(tensor: Tensor) -> bool:
     fixed number of operations that does not look.
     """
     return tensor.device.type == "cpu"
+
+
+def wait_for_accelerators() -> None:
+    """Wait until the accelerators that this process uses have done what they were told."""
+    for kind in (torch.cuda, torch.xpu):
+        if kind.is_initialized():
+            kind.synchronize()
+    if torch.backends.mps.is_available():
+        torch.mps.synchronize()

@@ -328,6 +328,7 @@ class ImportanceSampler:
         ticket = check_ticket(draw, self._drawer.owner)
         gate, drawn = self.gate, ticket.place is None
         look = gate.look(drawn=drawn)
+        gate.begin_update(look)
         lesson = self._reader.read(draw, observed, look, self.step + 1)
         num_draws = len(draw.whole) * self._ranks.size // self._ranks.num_drawing_together
         ticket.spent = True
@@ -356,7 +357,7 @@ class ImportanceSampler:
         if indices is not None:
             indices = check_indices(indices, self.num_samples, "probabilities(indices)").to(self.device)
             indices = self._ranks.places(indices)
-        return self._drawer.probabilities(indices) if gated else self._drawer.proposal.probabilities(indices)
+        return self._drawer.probabilities(indices, self.step) if gated else self._drawer.proposal.probabilities(indices)
 
     def metrics(self) -> dict[str, float]:
         """Return figures to log, all floats; reads five bytes of every sample, so call it now and then, not every step.

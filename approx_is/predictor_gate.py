@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from approx_is.diagnostics import increment_of_moments
-from approx_is.gate import PLAIN_DRAW_EVERY, SETTLE_STEPS, Look, VarianceGate
+from approx_is.gate import SETTLE_STEPS, Look, VarianceGate
 from approx_is.moving_average import MovingAverage
 from approx_is.state import check_at_least, check_like
 from approx_is.step_clock import StepClock
@@ -24,8 +24,8 @@ __all__ = ["PredictorGate"]
 logger = logging.getLogger(__name__)
 
 GLANCE_EVERY = 32
-"""Steps between two looks at what is observed while it would not pay, and between two that are left out of learning, to
-measure what a step takes without."""
+"""Steps between two looks at what is observed while it would not pay, and between two that are left out of learning;
+they show what a step takes without."""
 
 IDEAL_RATE = 0.1
 """Of the moving average that says what ideal draws would gain: few looks must do."""
@@ -44,8 +44,8 @@ REMEASURE_EVERY = 16 * SETTLED_FACTOR * GLANCE_EVERY
 class PredictorGate:
     """Compares the measured variance ratio with the measured cost in time, see `VarianceGate`.
 
-    While it is closed, it goes step by step only as far as the step before promises, and naps where it is sure that
-    there is nothing to do for some steps:
+    While it is closed, it goes only as far as what it has found so far promises, and naps where it is sure that there
+    is nothing to do for some steps:
 
     - Asleep: a look now and then says what ideal draws would gain.
     - If that would pay, the predictor learns as far as the budget goes. Each step adds the budget to a credit, and one
@@ -91,9 +91,9 @@ class PredictorGate:
         return self._open
 
     @property
-    def wants_plain_step(self) -> bool:
-        """Whether the next draw is to be a plain one although the gate is open."""
-        return self._open and self._options.relative_cost is None and self._steps % PLAIN_DRAW_EVERY == 0
+    def times_plain_steps(self) -> bool:
+        """Whether a draw now and then is to be a plain one although the gate is open."""
+        return self._is_timed
 
     @property
     def tau(self) -> float:
@@ -116,22 +116,12 @@ class PredictorGate:
 
     def look(self, *, drawn: bool) -> Look:
         """Return how much the next update does."""
-        if self._left > 0 and not drawn:
-            return Look.AWAY
-        if drawn or self._options.relative_cost == 1:  # there is nothing to save
-            return Look.LEARN
-        if self._open or self._is_plain_step:
-            return Look.GLANCE
-        if self._would_pay and self._trials.is_running:
-            return Look.LEARN
-        if self._would_pay and self._credit.value >= 0:
-            return Look.REMEMBER if self._is_dear else Look.LEARN
-        next_may_learn = math.isnan(self.relative_cost) and self._credit.value + self._options.budget >= 0
-        glance_every = GLANCE_EVERY * self._patience
-        next_is_timed = next_may_learn or self._steps % glance_every == glance_every - 1
-        if self._would_pay and next_is_timed:  # from wait to wait
-            return Look.GLANCE
-        return Look.AWAY if self._steps % glance_every else Look.GLANCE
+        return Look.LEARN if drawn else self._look_at_plain()
+
+    def begin_update(self, look: Look) -> None:
+        """Measure a plain step without what it is observed with: most of them are not observed."""
+        if look is Look.GLANCE and self._is_timed:
+            self._clock.stop()
 
     def observe(
         self, observed: Tensor, unbiased: Tensor, *, drawn: bool, predicted: Tensor | None, last: Tensor | None
@@ -161,12 +151,13 @@ class PredictorGate:
         self._wake()
         kinds = {Look.LEARN: "learning", Look.REMEMBER: "remembering"}
         kind = "drawn" if drawn else kinds.get(look, "plain")
-        if self._options.relative_cost is None:
-            self._clock.tick(kind, waited=look is not Look.AWAY)
+        is_late = drawn and not self._open  # it learns whatever that takes, which is no news once the gate is closed
+        if self._is_timed:
+            self._clock.tick(kind, waited=look is not Look.AWAY and not is_late)
         self._steps += 1
         self._trials.rest_for(1)
         self._charge(kind)
-        if self._steps % REMEASURE_EVERY == 0 and not (self._open or self._trials.is_running):
+        if self._steps % REMEASURE_EVERY == 0 and not (self._open or self._is_on_trial):
             self._clock.forget("learning")
         if look is not Look.AWAY:
             self._decide()
@@ -177,6 +168,8 @@ class PredictorGate:
             elif not self._trials.is_running:
                 self._end_trial()
         self._nap = self._left = self._sure_to_look_away()
+        if self._is_timed and (look is Look.AWAY or is_late) and self._look_at_plain() is not Look.AWAY:
+            self._clock.start()
 
     @property
     def verdict(self) -> str:
@@ -239,9 +232,30 @@ class PredictorGate:
         for name in PARTS:
             getattr(self, f"_{name}").check_state_dict(state[name])
 
+    def _look_at_plain(self) -> Look:
+        if self._left > 0:
+            return Look.AWAY
+        if self._options.relative_cost == 1:  # there is nothing to save
+            return Look.LEARN
+        if self._open or self._is_plain_step:
+            return Look.GLANCE
+        if self._is_on_trial:
+            return Look.LEARN
+        if self._would_pay and self._credit.value >= 0:
+            return Look.REMEMBER if self._is_dear else Look.LEARN
+        return Look.AWAY if self._steps % (GLANCE_EVERY * self._patience) else Look.GLANCE
+
+    @property
+    def _is_timed(self) -> bool:
+        return self._options.relative_cost is None
+
+    @property
+    def _is_on_trial(self) -> bool:
+        return self._would_pay and self._trials.is_running
+
     @property
     def _is_plain_step(self) -> bool:
-        if self._options.relative_cost is not None or (self._steps >= SETTLE_STEPS and not self._would_pay):
+        if not self._is_timed or (self._steps >= SETTLE_STEPS and not self._would_pay):
             return False
         return self._steps < SETTLE_STEPS or self._steps % (GLANCE_EVERY * self._patience) == 0
 
@@ -256,15 +270,10 @@ class PredictorGate:
 
     def _sure_to_look_away(self) -> int:
         """Return how many plain steps from now on `look` will find nothing to do in, or fewer."""
-        if self._open or self._options.relative_cost == 1 or (self._would_pay and self._trials.is_running):
-            return 0
-        if self._steps < SETTLE_STEPS:
+        if self._open or self._options.relative_cost == 1 or self._is_on_trial or self._steps < SETTLE_STEPS:
             return 0
         steps = -self._steps % (GLANCE_EVERY * self._patience)  # to the next that is looked at whatever is known
-        if not self._would_pay:
-            return steps
-        enough = -self._options.budget if math.isnan(self.relative_cost) else 0.0
-        return self._credit.steps_below(enough, steps - 1)
+        return self._credit.steps_below(0.0, steps) if self._would_pay else steps
 
     def _wake(self) -> None:
         """Make up for the steps of a nap that went by."""
@@ -315,7 +324,7 @@ class PredictorGate:
         self._remembered.reset()  # the next one is to have evidence of its own
         cost = self._trials.length * (self.relative_cost - 1)
         is_charged = self._options.budget > 0 and cost > 0  # not NaN
-        self._trials.rest_again(at_least=math.ceil(cost / self._options.budget) if is_charged else 0)
+        self._trials.rest_again(at_least=cost / self._options.budget if is_charged else 0.0)
 
     def _move(self, *, to_open: bool) -> None:
         self._open = to_open

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from approx_is.diagnostics import batch_increment
-from approx_is.gate import PLAIN_DRAW_EVERY, SETTLE_STEPS, Look, VarianceGate
+from approx_is.gate import SETTLE_STEPS, Look, VarianceGate
 from approx_is.state import check_at_least, check_like
 from approx_is.step_clock import StepClock
 
@@ -73,9 +73,9 @@ class PresamplingGate:
         return self._average > self.threshold and (not self._is_timed or self._clock.is_known("uniform"))
 
     @property
-    def wants_plain_step(self) -> bool:
-        """Whether the next draw is to be a plain one although the gate is open."""
-        return self._is_timed and self._steps % PLAIN_DRAW_EVERY == 0
+    def times_plain_steps(self) -> bool:
+        """Whether a draw now and then is to be a plain one although the gate is open."""
+        return self._is_timed
 
     @property
     def tau(self) -> float:
@@ -89,6 +89,11 @@ class PresamplingGate:
         if not self._is_timed or self._steps < SETTLE_STEPS or self._was_open:
             return Look.GLANCE
         return Look.GLANCE if self._steps % GLANCE_EVERY < 2 else Look.AWAY
+
+    def begin_update(self, look: Look) -> None:
+        """Measure a uniform step without what it is observed with."""
+        if look is Look.GLANCE and self._is_timed:
+            self._clock.stop()
 
     def observe(
         self, observed: Tensor, unbiased: Tensor, *, drawn: bool, predicted: Tensor | None, last: Tensor | None

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
+from approx_is.host import wait_for_accelerators
 from approx_is.state import check_like
 
 __all__ = ["StepClock"]
@@ -27,7 +28,8 @@ class StepClock:
     """Measures the time from step to step, by kind; a median says how long a kind takes.
 
     Evaluations and checkpoints between two steps fall into the time of one of them, where a median does not see them.
-    An accelerator runs behind, so only steps at whose end it was waited for, and at the end of the one before, count.
+    An accelerator runs behind, so only steps at whose end it was waited for, and at the end of the one before or where
+    they `start`, count.
 
     Args:
         kinds: names of the kinds of steps.
@@ -51,19 +53,28 @@ class StepClock:
         self._seconds = {kind: deque[float](maxlen=window) for kind in kinds}
         self._partial: dict[str, list[float]] = {kind: [] for kind in kinds}  # steps of a mean that is not complete yet
         self._dropped = dict.fromkeys(kinds, 0)
-        self._last = math.nan
+        self._last = self._stopped = math.nan
+
+    def start(self) -> None:
+        """Wait for what was to be computed so far, and say that the next step begins now."""
+        wait_for_accelerators()
+        self._last = self._now()
+
+    def stop(self) -> None:
+        """Wait for what was to be computed so far: what is done from now on to the next tick is no part of the step."""
+        wait_for_accelerators()
+        self._stopped = self._now()
 
     def tick(self, kind: str, *, waited: bool = True) -> None:
         """Say that a step of that kind ends now, and whether for all that it had to compute."""
-        last, self._last = self._last, self._now() if waited else math.nan
-        if not waited:
-            return
-        if math.isnan(last):
+        last, stopped = self._last, self._stopped
+        self._last, self._stopped = self._now() if waited else math.nan, math.nan
+        if not waited or math.isnan(last):
             return
         if self._dropped[kind] < DROPPED * self._spans[kind]:
             self._dropped[kind] += 1
             return
-        self._partial[kind].append(self._last - last)
+        self._partial[kind].append((self._last if math.isnan(stopped) else stopped) - last)
         if len(self._partial[kind]) == self._spans[kind]:
             self._seconds[kind].append(statistics.fmean(self._partial[kind]))
             self._partial[kind].clear()
@@ -107,7 +118,7 @@ class StepClock:
             seconds.extend(state[kind])
             self._partial[kind].clear()
             self._dropped[kind] = 0
-        self._last = math.nan
+        self._last = self._stopped = math.nan
 
     def check_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raise `ValueError` unless `load_state_dict` would accept the state."""

@@ -14,6 +14,9 @@ __all__ = ["Trials"]
 FIRST_REST, LONGEST_REST = 256, 8_192
 """Steps of a rest: doubled each time, so that a gate cannot flap for ever."""
 
+FOR_EVER = 1e15
+"""Steps that no training takes."""
+
 
 class Trials:
     """Counts the steps of a trial, in which a predictor learns whatever that takes, and of the rest after it.
@@ -65,9 +68,10 @@ class Trials:
         """End the trial, if there is one."""
         self._left = 0
 
-    def rest_again(self, at_least: int = 0) -> None:
-        """Begin a rest twice as long as the one before."""
-        self._rest, self._next_rest = max(self._next_rest, at_least), min(2 * self._next_rest, LONGEST_REST)
+    def rest_again(self, at_least: float = 0.0) -> None:
+        """Begin a rest, twice as long as the one before up to a bound, or of so many steps if that is more."""
+        self._rest = max(self._next_rest, math.ceil(min(at_least, FOR_EVER)))
+        self._next_rest = min(2 * self._next_rest, LONGEST_REST)
 
     def rest_for(self, steps: int) -> None:
         """Count steps of the rest, if there is one."""

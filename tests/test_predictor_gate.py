@@ -1,6 +1,8 @@
 """The gate of a predictor opens when draws are measured to pay for their time, and costs little until then."""
 
 import math
+from collections import deque
+from functools import partial
 
 import pytest
 import torch
@@ -11,21 +13,27 @@ from approx_is.gate import PLAIN_DRAW_EVERY, SETTLE_STEPS, Look
 from approx_is.predictor_gate import GLANCE_EVERY, SETTLED_FACTOR, SETTLED_STEPS, PredictorGate
 from approx_is.predictors import LastLossPredictor
 from approx_is.time_credit import LARGEST_ADVANCE, LEAST_ADVANCE
-from approx_is.trials import FIRST_REST
+from approx_is.trials import FIRST_REST, FOR_EVER
 from approx_is.variance_evidence import PATIENCE
 
 N, B = 1000, 50
 
 
 class World:
-    """A training whose plain steps take 1 second, and a predictor that takes `cost` seconds to learn from a batch."""
+    """A training whose plain steps take 1 second, and a predictor that takes `cost` seconds to learn from a batch.
 
-    def __init__(self, monkeypatch, losses, cost, *, k=1.0, **options):
+    To observe takes `observing` seconds, and `ahead` batches are drawn before they are needed.
+    """
+
+    def __init__(self, monkeypatch, losses, cost, *, k=1.0, observing=0.0, ahead=0, **options):
         self.time = 0.0
         self.plain = 1.0
         self.cost = cost
+        self.observing = observing
         self.losses = losses
         self.learned = 0
+        self.waiting = deque()
+        self.ahead = ahead
         monkeypatch.setattr("approx_is.step_clock.perf_counter", lambda: self.time)
         self.sampler = ImportanceSampler(N, B, predictor=self._build, k=k, gate=VarianceGate(**options))
         self.gate = self.sampler.gate
@@ -44,11 +52,17 @@ class World:
         """Train, and return the draws."""
         draws = []
         for _ in range(steps):
-            draw = self.sampler.draw()
+            while len(self.waiting) <= self.ahead:
+                self.waiting.append(self.sampler.draw())
+            draw = self.waiting.popleft()
             self.time += self.plain
-            self.sampler.update(draw, self.losses(draw.indices))
+            self.sampler.update(draw, partial(self._observe, draw) if self.observing else self.losses(draw.indices))
             draws.append(draw)
         return draws
+
+    def _observe(self, draw):
+        self.time += self.observing
+        return self.losses(draw.indices)
 
 
 def equal(indices):
@@ -58,6 +72,11 @@ def equal(indices):
 def rare(indices):
     """Return losses of which one in ten is large, always of the same samples."""
     return torch.where(indices % 10 == 0, 10.0, 0.1)
+
+
+def uneven(indices):
+    """Return losses of which ideal draws reduce the second moment 1.6 times."""
+    return torch.where(indices % 10 == 0, 4.5, 1.0)
 
 
 class Unpredictable:
@@ -116,6 +135,22 @@ class TestOpens:
         assert sampler.gate.is_open
         assert sampler.gate.relative_cost == 1.01
 
+    def test_not_where_observing_takes_what_would_be_gained(self, monkeypatch):
+        world = World(monkeypatch, rare, cost=0.02, observing=9.0, budget=math.inf)  # what plain steps do without
+        world.run(400)
+        assert not world.gate.is_open
+        assert world.gate.relative_cost == pytest.approx(10.02)
+
+    def test_where_plain_steps_have_become_longer_while_it_slept(self, monkeypatch):
+        world = World(monkeypatch, equal, cost=0.3)
+        world.run(200)
+        world.plain = 6.0
+        world.run(16 * GLANCE_EVERY)
+        world.losses = uneven
+        world.run(200)
+        assert world.gate.is_open
+        assert world.gate.relative_cost == pytest.approx(1.05)
+
     def test_for_biased_draws_too_if_asked_to(self, monkeypatch):
         world = World(monkeypatch, rare, cost=0.02, k=0.5)
         world.run(400)
@@ -153,6 +188,24 @@ class TestTrial:
         assert trials["rest"] > 0.5 * (N / B) / 0.015 - 1000
         assert sampler.gate.variance_ratio < 1
 
+    def test_that_would_not_pay_any_more_does_not_keep_old_times(self, monkeypatch):
+        monkeypatch.setattr("approx_is.predictor_gate.REMEASURE_EVERY", 256)
+        world = World(monkeypatch, uneven, cost=0.5, budget=0.05)
+        while not world.gate.state_dict()["trials"]["left"]:
+            world.run(1)
+        world.losses = equal
+        while world.gate.metrics()["gate_learning"]:
+            world.run(1)
+        world.cost, world.losses = 0.02, uneven
+        world.run(600)
+        assert world.gate.is_open
+
+    def test_of_a_budget_next_to_nothing_is_followed_by_the_longest_rest(self):
+        gate = PredictorGate(VarianceGate(relative_cost=1.5, budget=1e-310), epoch_steps=20)
+        gate._end_trial()
+        assert gate.state_dict()["trials"]["rest"] == FOR_EVER
+        gate.load_state_dict(through_file(gate.state_dict()))
+
     def test_is_held_at_last_where_the_budget_has_been_saved(self, monkeypatch):
         world = World(monkeypatch, Unpredictable(), cost=0.1)
         world.run(800)
@@ -169,6 +222,16 @@ class TestPlainSteps:
         kinds = [draw.is_uniform for draw in world.run(2 * PLAIN_DRAW_EVERY)]
         assert sum(kinds) == 2
         assert world.sampler.gain.value > 1
+
+    def test_come_one_at_a_time_however_many_are_drawn_at_once(self, monkeypatch):
+        world = World(monkeypatch, rare, cost=0.02)
+        world.run(6 * PLAIN_DRAW_EVERY)
+        assert world.gate.is_open
+        kinds = []
+        for _ in range(2 * PLAIN_DRAW_EVERY // 8):
+            world.waiting.extend(world.sampler.draw() for _ in range(8))
+            kinds += [draw.is_uniform for draw in world.run(8)]
+        assert sum(kinds) == 2
 
     def test_show_when_plain_steps_have_become_faster(self, monkeypatch):
         world = World(monkeypatch, rare, cost=0.3)
@@ -205,6 +268,22 @@ class TestStaysClosed:
             world.time / 3000 - 1 < 0.02 + 2 * cost / 3000
         )  # the budget, what is advanced, and two before it is known
 
+    @pytest.mark.parametrize("cost", [0.005, 0.1])
+    def test_and_what_observing_takes_is_within_its_budget(self, monkeypatch, cost):
+        world = World(monkeypatch, Unpredictable(), cost, observing=0.14)
+        world.run(1500)
+        assert world.learned > 0
+        assert world.time / 1500 < 1.02
+
+    def test_until_learning_has_become_cheap(self, monkeypatch):
+        monkeypatch.setattr("approx_is.predictor_gate.REMEASURE_EVERY", 256)
+        world = World(monkeypatch, rare, cost=9.0, budget=1.0)
+        world.run(200)
+        assert world.gate.relative_cost == 10.0
+        world.cost = 0.02
+        world.run(600)
+        assert world.gate.is_open
+
     def test_with_an_infinite_margin(self, monkeypatch):
         world = World(monkeypatch, rare, cost=0.0, margin=math.inf)
         assert all(draw.is_uniform for draw in world.run(400))
@@ -232,6 +311,18 @@ class TestCloses:
         world.cost = 9.0
         world.run(PATIENCE + 40)
         assert not world.gate.is_open
+
+    def test_and_late_draws_do_not_keep_it_closed(self, monkeypatch):
+        world = World(monkeypatch, rare, cost=0.02, ahead=16)
+        world.run(400)
+        world.cost = 9.0
+        while world.gate.is_open and world.sampler.step < 600:
+            world.run(1)
+        assert not world.gate.is_open
+        world.run(16)  # that were drawn before
+        world.cost = 0.02
+        world.run(FIRST_REST + PATIENCE)
+        assert world.gate.is_open
 
     def test_and_rests_before_it_opens_again(self, monkeypatch):
         world = World(monkeypatch, rare, cost=0.02)
@@ -355,21 +446,20 @@ def test_the_first_epoch_is_advanced_up_to_a_bound(monkeypatch):
 
 
 class Turning:
-    """Losses that can be foretold, then for a while cannot, and then can again."""
+    """Losses of which for a while there is nothing to gain."""
 
     def __init__(self):
         self.calls = 0
-        self.unpredictable = Unpredictable()
 
     def __call__(self, indices):
         self.calls += 1
-        return (self.unpredictable if 100 < self.calls < 400 else rare)(indices)
+        return (equal if 200 < self.calls < 700 else rare)(indices)
 
 
 class TestNaps:
     """Where a gate is sure to look away for some steps, it is not asked about each: that must make no difference."""
 
-    def run(self, monkeypatch, losses, *, cost, plain, interrupted=False, **options):
+    def run(self, monkeypatch, losses, *, cost, plain, steps=SETTLED_STEPS + 300, interrupted=False, **options):
         world = World(monkeypatch, losses() if isinstance(losses, type) else losses, cost, **options)
         world.plain = plain
         looks = []
@@ -377,7 +467,7 @@ class TestNaps:
         monkeypatch.setattr(
             world.gate, "end_step", lambda look, *, drawn: (looks.append(look), original(look, drawn=drawn))
         )
-        for step in range(SETTLED_STEPS + 300):
+        for step in range(steps):
             world.run(1)
             if interrupted and step % 7 == 0:
                 world.gate.state_dict()
@@ -391,12 +481,20 @@ class TestNaps:
             (Unpredictable, 3.0, {}),
             (Unpredictable, 3.0, {"budget": 0.001}),
             (rare, 6.0, {"budget": 0.0}),
-            (Turning, 0.1, {"budget": 0.001}),
             (rare, 6.0, {"relative_cost": 7.0}),
         ],
     )
     def test_change_nothing(self, monkeypatch, losses, cost, options, plain):
-        arguments = {"cost": cost * plain, "plain": plain, **options}
+        self.check(monkeypatch, losses, cost=cost * plain, plain=plain, **options)
+
+    @pytest.mark.parametrize("ahead", [0, 8])
+    def test_change_nothing_around_a_closing_and_an_opening(self, monkeypatch, ahead, caplog):
+        caplog.set_level("INFO", logger="approx_is")
+        self.check(monkeypatch, Turning, cost=0.001, plain=1.0, ahead=ahead, steps=1000)
+        moves = [record.getMessage().split(":")[0] for record in caplog.records]
+        assert moves == 3 * ["Gate open", "Gate closed", "Gate open"]
+
+    def check(self, monkeypatch, losses, **arguments):
         napping = self.run(monkeypatch, losses, **arguments)
         interrupted = self.run(monkeypatch, losses, interrupted=True, **arguments)
         monkeypatch.setattr(PredictorGate, "_sure_to_look_away", lambda gate: 0)

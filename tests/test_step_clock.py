@@ -56,6 +56,25 @@ class TestMeasures:
         assert clock.count("plain") == 0
         assert math.isnan(clock.median("plain"))
 
+    def test_from_where_it_is_started(self):
+        clock, time = settled(plain=[2.0])
+        clock.tick("plain", waited=False)
+        time.seconds += 5.0
+        clock.start()
+        tick(clock, time, "plain", 3.0)
+        assert clock.median("plain") == 2.5
+
+    def test_to_where_it_is_stopped(self):
+        clock, time = settled()
+        tick(clock, time, "plain", 9.0)  # dropped
+        for own, other in ((2.0, 7.0), (4.0, 8.0)):
+            time.seconds += own
+            clock.stop()
+            tick(clock, time, "plain", other)
+        assert clock.median("plain") == 3.0
+        tick(clock, time, "plain", 5.0)
+        assert clock.median("plain") == 4.0
+
     def test_not_the_first_steps_of_a_kind(self):
         clock, time = make()
         for kind in KINDS:

@@ -5,7 +5,7 @@ import math
 import pytest
 from laws import assert_unchanged, through_file
 
-from approx_is.trials import FIRST_REST, LONGEST_REST, Trials
+from approx_is.trials import FIRST_REST, FOR_EVER, LONGEST_REST, Trials
 from approx_is.variance_evidence import PATIENCE
 
 EPOCH_STEPS = 99.5
@@ -54,6 +54,13 @@ def test_a_rest_can_be_prolonged():
     assert trials.is_resting
     trials.rest_for(2)
     assert not trials.is_resting
+
+
+def test_a_rest_without_end_has_one():
+    trials = Trials(EPOCH_STEPS)
+    trials.rest_again(at_least=math.inf)
+    assert trials.state_dict()["rest"] == FOR_EVER
+    trials.load_state_dict(through_file(trials.state_dict()))
 
 
 def test_restored_ones_go_on_as_the_original():
