@@ -1,9 +1,10 @@
-"""The figure of one run or of many: errors over steps and over seconds, and the errors of each class at the end."""
+"""The figure of one run or of many: errors over steps and over time, and the errors of each class at the end."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from configuration import Config
 from evaluation import Evaluation, Run, Runs
@@ -32,7 +34,7 @@ LOG_SPAN = 20
 """Errors whose largest is more than this times their smallest are drawn on a logarithmic axis."""
 
 UNEQUAL_DURATIONS = 4
-"""Seconds are drawn on a logarithmic axis where the longest run took more than this times the shortest."""
+"""Time is drawn on a logarithmic axis where the longest run took more than this times the shortest."""
 
 OPTIMIZER_NAMES = {"adam": "Adam", "sgd": "SGD"}
 
@@ -48,7 +50,7 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def plot_runs(runs: Runs, task: Task, config: Config, path: Path) -> None:
+def plot_runs(runs: Runs, task: Task, config: Config, path: Path, costs: Mapping[str, float] | None = None) -> None:
     """Draw the runs of each method into a PNG.
 
     Args:
@@ -56,18 +58,22 @@ def plot_runs(runs: Runs, task: Task, config: Config, path: Path) -> None:
         task: what they were trained on.
         config: of any of the runs; what the title says is common to all.
         path: the file.
+        costs: a step's time over one of uniform, by label; unless it has all of them, the runs' own seconds are drawn.
     """
+    timed = costs if costs is not None and runs.keys() <= costs.keys() else None
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11, 6.6), dpi=160, layout="constrained")
         shows_classes = task.kind == CLASSIFICATION and len(task.class_names) <= SHOWN_CLASSES
         grid = figure.add_gridspec(2, 3 if shows_classes else 2, width_ratios=(1, 1, 1.05) if shows_classes else None)
         for row, score in enumerate(drawn_scores(task)):
-            over_steps, over_seconds = (figure.add_subplot(grid[row, column]) for column in (0, 1))
-            _draw_curves(over_steps, runs, lambda evaluation: evaluation.step, score.of)
-            _draw_curves(over_seconds, runs, lambda evaluation: evaluation.seconds, score.of)
+            over_steps, over_time = (figure.add_subplot(grid[row, column]) for column in (0, 1))
+            _draw_curves(over_steps, runs, lambda label, evaluation: evaluation.step, score.of)
+            _draw_curves(over_time, runs, partial(_time, costs=timed), score.of)
             over_steps.set(xlabel="steps", ylabel=score.axis)
             over_steps.xaxis.set_major_formatter("{x:,.0f}")
-            over_seconds.set(xlabel="seconds of training")
+            over_time.set(xlabel="seconds of training" if timed is None else "time, in steps of uniform")
+            if timed is not None:
+                over_time.xaxis.set_major_formatter("{x:,.0f}")
         if shows_classes:
             _draw_classes(figure.add_subplot(grid[:, 2]), runs, task)
         figure.align_ylabels()
@@ -81,17 +87,22 @@ def plot_runs(runs: Runs, task: Task, config: Config, path: Path) -> None:
 
 
 def drawn_scores(task: Task) -> tuple[Score, Score]:
-    """Return what is drawn over steps and seconds: the task's score, and what says something else."""
+    """Return what is drawn over steps and time: the task's score, and what says something else."""
     has_rare_classes = max(task.test_counts) > 2 * min(task.test_counts)  # else it is nearly the error
     return task.score, BALANCED_ERROR if task.score == TEST_ERROR and has_rare_classes else TRAIN_LOSS
 
 
-def _draw_curves(axes: Axes, runs: Runs, x: Quantity, y: Quantity) -> None:
+def _time(label: str, evaluation: Evaluation, costs: Mapping[str, float] | None) -> float:
+    return evaluation.seconds if costs is None else evaluation.step * costs[label]
+
+
+def _draw_curves(axes: Axes, runs: Runs, x: Callable[[str, Evaluation], float], y: Quantity) -> None:
     places, errors = [], []
-    for position, method_runs in enumerate(map(_aligned, runs.values())):
+    for position, (label, seeds) in enumerate(runs.items()):
+        method_runs = _aligned(seeds)
         values = np.array([[y(evaluation) for evaluation in run] for run in method_runs])
         values[~np.isfinite(values)] = np.nan  # of a network that diverged
-        places.append(np.mean([[x(evaluation) for evaluation in run] for run in method_runs], axis=0))
+        places.append(np.mean([[x(label, evaluation) for evaluation in run] for run in method_runs], axis=0))
         errors.append(values.ravel())
         axes.plot(places[-1], values.mean(0), **{**style_of(position), "marker": ""})
         if len(values) > 1:
@@ -102,6 +113,7 @@ def _draw_curves(axes: Axes, runs: Runs, x: Quantity, y: Quantity) -> None:
         _make_logarithmic(axes, "x", np.concatenate(places))
     else:
         axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator(4))  # labels of five digits find room
     _scale(axes, "y", np.concatenate(errors))
     axes.grid(visible=True)
 

@@ -65,7 +65,7 @@ class Report:
 
     def draw(self, folder: Path) -> None:
         """Write the figure."""
-        plot_runs(self._drawn or self.runs, self._task, self._config, folder / f"{self.name}.png")
+        plot_runs(self._drawn or self.runs, self._task, self._config, folder / f"{self.name}.png", self.costs)
 
 
 def write_documents(paths: Sequence[Path], reports: Sequence[Report]) -> None:

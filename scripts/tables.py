@@ -147,7 +147,7 @@ def notes(score: Score = TEST_ERROR) -> str:
 - {shown} and training loss: at the end, the mean of the last
   {FINAL} evaluations, ± standard deviation over the seeds; of uniform's: the mean over seeds of the quotient.
 - captured: share of the ideal variance reduction, by the upper bounds of training samples in eval mode, the mean of
-  evaluations from epoch {CAPTURED_FROM_EPOCH} on; 0 is uniform, 1 ideal.
+  evaluations after {CAPTURED_FROM_EPOCH} epochs; 0 is uniform, 1 ideal.
 - step time: over that of uniform, all told. Where the sampler costs as much as the step it serves choose last-loss or
   class-gaussian, whatever the steps say; lstm is for steps of 30 ms and more.
 """
