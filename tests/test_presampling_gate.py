@@ -81,6 +81,19 @@ class TestThreshold:
             gate.end_step(Look.GLANCE, drawn=False)
         assert gate.is_open  # to be measured anew
 
+    def test_without_what_uniform_steps_are_observed_with(self, monkeypatch):
+        time = [0.0]
+        monkeypatch.setattr("approx_is.step_clock.perf_counter", lambda: time[0])
+        gate = make(2.0)
+        for drawn, own, observing in ((False, 1.0, 0.5), (True, 3.0, 0.5)):
+            for _ in range(8 + 3):
+                time[0] += own
+                look = gate.look(drawn=drawn)
+                gate.begin_update(look)
+                time[0] += observing
+                gate.end_step(look, drawn=drawn)
+        assert gate.metrics()["gate_step_time_ratio"] == 3.5
+
     def test_is_not_measured_where_the_cost_is_given(self):
         assert make(2.0, relative_cost=2.5).threshold == 2.5
         assert make(2.0, relative_cost=1.5).threshold == 2.0
