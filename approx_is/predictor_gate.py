@@ -237,13 +237,14 @@ class PredictorGate:
             return Look.AWAY
         if self._options.relative_cost == 1:  # there is nothing to save
             return Look.LEARN
-        if self._open or self._is_plain_step:
+        is_due = self._steps % (GLANCE_EVERY * self._patience) == 0
+        if self._open or (self._is_timed and (is_due or self._steps < SETTLE_STEPS)):
             return Look.GLANCE
         if self._is_on_trial:
             return Look.LEARN
         if self._would_pay and self._credit.value >= 0:
             return Look.REMEMBER if self._is_dear else Look.LEARN
-        return Look.AWAY if self._steps % (GLANCE_EVERY * self._patience) else Look.GLANCE
+        return Look.GLANCE if is_due else Look.AWAY
 
     @property
     def _is_timed(self) -> bool:
@@ -252,12 +253,6 @@ class PredictorGate:
     @property
     def _is_on_trial(self) -> bool:
         return self._would_pay and self._trials.is_running
-
-    @property
-    def _is_plain_step(self) -> bool:
-        if not self._is_timed or (self._steps >= SETTLE_STEPS and not self._would_pay):
-            return False
-        return self._steps < SETTLE_STEPS or self._steps % (GLANCE_EVERY * self._patience) == 0
 
     @property
     def _patience(self) -> int:

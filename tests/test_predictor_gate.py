@@ -508,7 +508,7 @@ class TestNaps:
         world = World(monkeypatch, equal, 0.5)
         world.run(SETTLE_STEPS + 1)
         looked = []
-        monkeypatch.setattr(PredictorGate, "_is_plain_step", property(looked.append))
+        monkeypatch.setattr(PredictorGate, "_patience", property(looked.append))
         world.run(8)
         assert not looked
 
