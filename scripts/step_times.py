@@ -1,8 +1,9 @@
 """Time a step of each method beside one of uniform, for the comparisons in equal time; on a quiet machine.
 
 All methods of a comparison take turns, so that all have the same machine. They train on the first samples only, since
-what they do in the first epoch is not what they do later. What a gate does is a matter of the whole run, so one with a
-gate takes turns with uniform through all of it. What the file has already is not measured again.
+what they do in the first epoch is not what they do later. What a gate does is a matter of the whole run, and of chance,
+so one with a gate takes turns with uniform through all of it, with each of three seeds. What the file has already is
+not measured again.
 
 Example:
     python scripts/step_times.py --only shuttle
@@ -38,6 +39,9 @@ RS2 nine in ten, and what they keep is to be many full batches."""
 SETTLING, TURN, TURNS = 8, 16, 6
 """Steps after the first epoch before the timing, and of a turn: as many updates as are learned from together at most,
 or a multiple."""
+
+GATED_RUNS = 3
+"""Runs of a method with a gate, a seed each."""
 
 LONG_TURN = 149
 """Steps of a turn of a run with a gate. To its clock the first of them takes as long as all of the other's turn, and a
@@ -87,7 +91,7 @@ def measured(comparison: Comparison, known: Costs, data_dir: Path | None) -> Ite
         yield measure(comparison, list(dict.fromkeys([BASELINE, *others])), task)
     for text in gated:
         if text not in known:
-            yield {text: measure_run(comparison, text, task)}
+            yield {text: measure_runs(comparison, text, task)}
 
 
 def measure(comparison: Comparison, methods: list[str], task: Task) -> Costs:
@@ -111,19 +115,24 @@ def measure(comparison: Comparison, methods: list[str], task: Task) -> Costs:
     return {text: float(f"{median(own):.4g}") for text, own in ratios.items()}
 
 
-def measure_run(comparison: Comparison, text: str, task: Task) -> float:
-    """Return the time of a whole run by a method over one of uniform, and print what its gate says in the end."""
+def measure_runs(comparison: Comparison, text: str, task: Task) -> float:
+    """Return the time of a whole run by a method with a gate over one of uniform, the median over seeds."""
+    ratios = [measure_run(comparison, text, task, seed) for seed in range(GATED_RUNS)]
+    return float(f"{median(ratios):.4g}")
+
+
+def measure_run(comparison: Comparison, text: str, task: Task, seed: int) -> float:
+    """Return the time of one such run over one of uniform, and print it with what its gate says in the end."""
     total = comparison.settings["steps"]
-    runs = [Training(comparison.config(each), task) for each in (BASELINE, text)]
+    runs = [Training(comparison.config(each, seed=seed), task) for each in (BASELINE, text)]
     steps = [run.steps() for run in runs]
-    with tqdm(total=2 * total, unit="step", desc=f"{comparison.name}, {text}") as bar:
+    with tqdm(total=2 * total, unit="step", desc=f"{comparison.name}, {text}, seed {seed}") as bar:
         for done in range(0, total, LONG_TURN):
             for own in steps:
                 take(own, min(LONG_TURN, total - done), bar)
     ratio = runs[1].seconds / runs[0].seconds
-    if (sampler := runs[1].sampler) is not None:
-        print(f"{comparison.name}, {text}: {ratio:.3f} times as long; {sampler.gate.verdict}")
-    return float(f"{ratio:.4g}")
+    print(f"{comparison.name}, {text}, seed {seed}: {ratio:.3f} times as long; {runs[1].sampler.gate.verdict}")
+    return ratio
 
 
 def start(comparison: Comparison, text: str, task: Task) -> Training:
