@@ -39,8 +39,9 @@ class VarianceGate:
     A closed gate saves what the predictor costs as well. It leaves observations unread, but for one step in 32, later
     in 256 if they are short, while even ideal draws (:math:`\rho = \tau^2`) would not pay. When they would, the
     predictor learns from as many uniform steps as `budget` allows. One that takes more than that is first stood in for
-    by the last observations: if they foretell enough, or the budget has saved up enough, it learns from all steps of an
-    epoch, on trial. A trial that fails is followed by no other until the budget has earned what it took.
+    by the last observations: if the speedup that they foretell would by now have saved four times what a trial takes,
+    or the budget has saved that up, it learns from all steps of an epoch, on trial. A trial that fails is followed by
+    no other until the budget has earned what it took.
 
     For presampling the gate is that of the paper: open while :math:`\tau`, a moving average that starts at 0, exceeds
     a threshold. While the gate is closed it is computed from what steps observe, without a forward pass.

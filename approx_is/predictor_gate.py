@@ -34,6 +34,10 @@ SETTLED_STEPS, SETTLED_FACTOR, SHORT_STEP = 256, 8, 5e-3
 """Steps from which on both are so many times as long, if a plain step takes no more than so many seconds: a look takes
 about as long whatever the step, and is to be felt by none."""
 
+TRUST = 0.25
+"""Of the time that the foretold speed-up would have saved so far a trial may take so much: the longer a training goes
+on, the longer it can be expected to go on, and a dear trial early in a short one is not won back."""
+
 PARTS = ("ideal", "predicted", "remembered", "clock", "trials", "credit")
 """That have states of their own."""
 
@@ -51,8 +55,8 @@ class PredictorGate:
     - If that would pay, the predictor learns as far as the budget goes. Each step adds the budget to a credit, and one
       that learns takes from it the time by which it is longer.
     - A predictor that takes more than the budget waits until the history alone, which takes a fraction of the time,
-      shows that the last observations foretell the next well enough to pay for it, or until there is credit enough.
-      Then it has a trial, see `Trials`.
+      shows that the last observations foretell the next well enough to win back what a trial takes, or until there is
+      credit enough. Then it has a trial, see `Trials`.
 
     Args:
         options: margin, relative cost, budget and rate are used.
@@ -311,15 +315,18 @@ class PredictorGate:
             self._predicted.reset()
 
     def _deserves_trial(self, cost: float) -> bool:
-        foretold = self._remembered.ratio / cost >= 1 + self._options.margin
-        return foretold or self._credit.value >= self._trials.length * (cost - 1)
+        surcharge = self._trials.length * (cost - 1)
+        speedup = self._remembered.ratio / cost
+        is_foretold = speedup >= 1 + self._options.margin
+        saved = self._steps * (1 - 1 / speedup) if is_foretold else 0.0
+        return surcharge <= max(TRUST * saved, self._credit.value)
 
     def _end_trial(self) -> None:
         self._trials.stop()
         self._remembered.reset()  # the next one is to have evidence of its own
-        cost = self._trials.length * (self.relative_cost - 1)
-        is_charged = self._options.budget > 0 and cost > 0  # not NaN
-        self._trials.rest_again(at_least=cost / self._options.budget if is_charged else 0.0)
+        surcharge = self._trials.length * (self.relative_cost - 1)
+        is_charged = self._options.budget > 0 and surcharge > 0  # not NaN
+        self._trials.rest_again(at_least=surcharge / self._options.budget if is_charged else 0.0)
 
     def _move(self, *, to_open: bool) -> None:
         self._open = to_open
