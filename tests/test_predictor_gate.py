@@ -174,12 +174,12 @@ class TestTrial:
         assert world.learned <= 12
         assert "by the last observation" in world.gate.verdict
 
-    def test_that_takes_long_waits_until_as_much_would_have_been_saved(self, monkeypatch):
-        world = World(monkeypatch, rare, cost=1.0)
-        world.run(400)  # foretold is a speed-up of two or more, and a trial takes 84 steps' time
-        assert "by the last observation" in world.gate.verdict
-        assert world.learned < PATIENCE
-        world.run(800)
+    def test_that_is_dear_waits_until_what_is_foretold_would_have_paid_for_it(self, monkeypatch):
+        world = World(monkeypatch, rare, cost=1.0, relative_cost=2.0)
+        world.run(450)  # it takes the time of 84 steps, four times that of which a speed-up of three saves in 490
+        assert "by the last observation 6." in world.gate.verdict
+        assert world.learned == 0
+        world.run(100)
         assert world.gate.is_open
 
     def test_that_is_lost_is_followed_by_a_rest(self, monkeypatch):
