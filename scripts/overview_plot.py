@@ -50,7 +50,7 @@ def plot_overview(
             axes.set(title=title, xlabel="over uniform's", ylim=(len(comparisons) - 0.5, -0.5))
             axes.set_xscale("log")
             axes.set_xlim(LOWEST / 1.1, HIGHEST * 1.1)
-            ticks = (0.1, 0.2, 0.33, 0.5, 0.75, 1, 1.5, 2.5)
+            ticks = (0.1, 0.2, 0.33, 0.5, 1, 1.5, 2.5)
             axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             axes.set_xticks([], minor=True)
             axes.grid(visible=True, axis="x")
