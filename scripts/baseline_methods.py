@@ -55,7 +55,12 @@ class ChosenBatches:
     def __init__(self, chooser: BatchChooser, samples: InMemoryDataset) -> None:
         self._chooser = chooser
         self._chosen: deque[ChosenBatch] = deque()
-        self._loader: DataLoader[Any] = DataLoader(samples, batch_sampler=_Requests(self), collate_fn=keep_batch)
+        self._loader: DataLoader[Any] = DataLoader(
+            samples,
+            batch_sampler=_Requests(self),
+            collate_fn=keep_batch,
+            generator=torch.Generator(),  # each iteration draws from it, which is not to be dropout's
+        )
 
     def __iter__(self) -> Iterator[tuple[Any, ChosenBatch]]:
         """Iterate over the rest of an epoch: batches, and how each was chosen."""
@@ -114,7 +119,7 @@ def build_gradient_method(config: Config, task: Task, model: nn.Module) -> Varia
     """Return what steps along a gradient of its own, or None where an optimizer of torch steps.
 
     Args:
-        config: of the run; its learning rate is the step size.
+        config: of the run; its learning rate is the step size, its weight decay that of a ridge.
         task: its data.
         model: to train.
 
@@ -125,5 +130,7 @@ def build_gradient_method(config: Config, task: Task, model: nn.Module) -> Varia
     if config.predictor not in GRADIENT_METHODS:
         return None
     classes = {"svrg": SVRG, "katyusha": Katyusha, "scsg": SCSG}
-    options = {"lr": config.lr, **({"seed": config.seed} if config.predictor == "scsg" else {})}
+    options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
+    if config.predictor == "scsg":
+        options["seed"] = config.seed
     return classes[config.predictor](model, F.cross_entropy, task.train, **options, **config.predictor_options)

@@ -18,21 +18,19 @@ if TYPE_CHECKING:
 
 __all__ = ["captured_by_pools", "share_captured"]
 
-PRESAMPLE = 3
-"""Candidates over samples trained on, the default of the predictors that presample."""
-
-PRESAMPLING_SMOOTHING = 0.1
-"""Their smoothing, in mean scores."""
-
 SCORED_POOLS = 8
 """Pools whose gradient norms are computed, which takes as long as so many training steps or more."""
+
+SCORED_SEED = 0
+"""Of the choice of the samples in them, which is the same every time."""
 
 
 def share_captured(training: Training, indices: Tensor, losses: Tensor, bounds: Tensor) -> float:
     r"""Return log ρ / log ρ* over some training samples, with the network as it is, in eval mode.
 
     ρ is the second moment of a uniform draw over that of the *unbiased* estimate from draws as the method chooses, so
-    that methods are compared by what they draw, whatever weights they then give. 1 is the oracle, 0 uniform.
+    that methods are compared by what they draw, whatever weights they then give. 1 is the oracle, 0 uniform. The plain
+    draws that an open gate makes now and then, for their time, do not count.
 
     Args:
         training: the run.
@@ -47,18 +45,14 @@ def share_captured(training: Training, indices: Tensor, losses: Tensor, bounds: 
         return captured(bounds, _normalised(training.chooser.propensities(indices, losses)))
     if training.sampler is None:
         return 0.0
+    gate = training.sampler.gate
     if training.config.predictor in PRESAMPLING:
-        if not training.sampler.gate.is_open:
-            return 0.0
-        pool = PRESAMPLE * training.config.batch_size
-        if training.config.predictor == "gradient-norm":
-            indices, bounds = indices[: SCORED_POOLS * pool], bounds[: SCORED_POOLS * pool]
-            return captured_by_pools(bounds, _gradient_norms(training, indices), pool)
-        return captured_by_pools(bounds, losses if training.config.predictor == "oracle" else bounds, pool)
-    return captured(bounds, _normalised(training.sampler.probabilities(indices).cpu()))
+        return _captured_by_presampling(training, indices, losses, bounds) if gate.is_open else 0.0
+    may_be_plain = gate.is_open and gate.times_plain_steps
+    return captured(bounds, _normalised(training.sampler.probabilities(indices, gated=not may_be_plain).cpu()))
 
 
-def captured_by_pools(importance: Tensor, scores: Tensor, pool: int) -> float:
+def captured_by_pools(importance: Tensor, scores: Tensor, pool: int, *, smoothing: float) -> float:
     r"""Return the share captured by draws from pools of uniform candidates, in proportion to their smoothed scores.
 
     .. math:: \rho^{-1} \propto \mathrm{E}\Big[\frac1M \sum_i s_i \cdot \frac1M \sum_i \frac{v_i^2}{s_i}\Big]
@@ -70,15 +64,27 @@ def captured_by_pools(importance: Tensor, scores: Tensor, pool: int) -> float:
         importance: v of all samples, [n], in random order or in any if there are many pools.
         scores: s of the same.
         pool: candidates M.
+        smoothing: what is added to each score, in mean scores of the pool.
     """
     order = torch.randperm(len(scores), generator=torch.Generator().manual_seed(0))
     order = order[: max(1, len(order) // pool) * pool].view(-1, min(pool, len(order)))
     squares, scores = importance.double()[order].square(), scores.double()[order]
-    smoothed = scores + PRESAMPLING_SMOOTHING * scores.mean(1, keepdim=True) + 1e-12
+    smoothed = scores + smoothing * scores.mean(1, keepdim=True) + 1e-12
     moment = (smoothed.mean(1) * (squares / smoothed).mean(1)).mean()
     ideal = (importance.double()[order].mean() ** 2).item()
     uniform = squares.mean().item()
     return math.log(uniform / moment.item()) / math.log(uniform / ideal) if uniform > ideal > 0 else math.nan
+
+
+def _captured_by_presampling(training: Training, indices: Tensor, losses: Tensor, bounds: Tensor) -> float:
+    name, scorer = training.config.predictor, training.sampler._sampler.scorer
+    pool, _ = scorer.sizes(training.config.batch_size, training.sampler.gate.tau)
+    scores = losses if name == "oracle" else bounds
+    if name == "gradient-norm":
+        order = torch.randperm(len(indices), generator=torch.Generator().manual_seed(SCORED_SEED))
+        chosen = order[: SCORED_POOLS * pool]
+        bounds, scores = bounds[chosen], _gradient_norms(training, indices[chosen])
+    return captured_by_pools(bounds, scores, pool, smoothing=scorer.smoothing_fraction)
 
 
 def _gradient_norms(training: Training, indices: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from approx_is import upper_bound
 from approx_is.diagnostics import captured, variance_ratio
-from configuration import BASELINE, Config
+from configuration import PRESAMPLING, WITHOUT_SAMPLER, Config
 from evaluation import logits_in_parts
 from options import add_batch_options, add_training_options, options_of_predictors, training_options
 from parallel import count_step, run_parallel
@@ -101,10 +101,14 @@ def plan(arguments: argparse.Namespace) -> list[Job]:
     """Return all runs, a predictor's seeds one after the other.
 
     Raises:
-        ValueError: an option is out of bounds.
+        ValueError: an option is out of bounds, or a method predicts nothing.
     """
-    if BASELINE in arguments.predictors:
-        raise ValueError(f"`--predictors` must be predictors of approx_is; {BASELINE} captures nothing by definition.")
+    others = [name for name in arguments.predictors if name in (*WITHOUT_SAMPLER, *PRESAMPLING)]
+    if others:
+        raise ValueError(
+            f"`--predictors` must predict the importance of all samples, as lstm does; got {', '.join(others)}. Leave "
+            "that out: what other methods capture is in the tables of compare.py."
+        )
     options = options_of_predictors(arguments.predictor_options, arguments.predictors)
     common = {**training_options(arguments), "observe": "upper-bound", "eval_every": EVERY_STEPS}
     return [

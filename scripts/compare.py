@@ -37,9 +37,9 @@ def main() -> None:
         step_times = read_step_times() if arguments.preset == "results" else {}
         planned = {}
         for each in chosen(arguments):
-            costs = step_times.get(each.like or each.name, {})
-            if jobs := plan(each, results, arguments.data_dir, costs):
-                planned[each] = jobs, costs
+            times = step_times.get(each.like or each.name)
+            if jobs := plan(each, results, arguments.data_dir, times.costs if times else {}):
+                planned[each] = jobs, times
             else:
                 print(f"{each.name}: no step was timed; run step_times.py --only {each.like}", file=sys.stderr)
         every_job = [job for jobs, _ in planned.values() for job in jobs]
@@ -47,7 +47,7 @@ def main() -> None:
         if not arguments.report_only:
             check(every_job, results)
             run_unfinished(every_job, results, arguments.jobs)
-        reports = [Report(each, jobs, results, costs) for each, (jobs, costs) in planned.items()]
+        reports = [Report(each, jobs, results, times) for each, (jobs, times) in planned.items()]
         reports = [report for report in reports if report.runs]
         for report in reports:
             print(report)
@@ -55,7 +55,9 @@ def main() -> None:
         if arguments.document is not None:
             write_documents(arguments.document, reports)
         if arguments.publish is not None:
-            results.publish((job.key for job in every_job), arguments.publish)
+            num_dropped = results.publish((job.key for job in every_job), arguments.publish)
+            if num_dropped:
+                print(f"{num_dropped} finished runs are not planned, and not published", file=sys.stderr)
     except (ValueError, TypeError, OSError, ImportError) as error:
         sys.exit(f"compare.py: error: {error}")
     except (KeyboardInterrupt, BrokenProcessPool) as error:
@@ -81,8 +83,14 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if not arguments.methods and arguments.preset is None:
         parser.error("--methods is required without a --preset")
-    if arguments.only and (arguments.publish or arguments.document):
-        parser.error("--publish and --document write what was asked for and nothing else: leave --only out")
+    if arguments.methods and arguments.preset is not None:
+        parser.error("--methods is not for a --preset, which has its own")
+    if arguments.only and arguments.preset is None:
+        parser.error("--only names comparisons of a --preset")
+    if (arguments.publish or arguments.document) and (arguments.only or arguments.preset is None):
+        parser.error(
+            "--publish and --document write all of a --preset and nothing else: give one, and leave --only out"
+        )
     return arguments
 
 

@@ -14,7 +14,7 @@ CHOOSERS = ("rs2", "infobatch", "selective-backprop")
 """Other methods that choose the samples, see `baselines.protocol`."""
 
 GRADIENT_METHODS = ("svrg", "katyusha", "scsg")
-"""Methods that reduce the variance of the gradient of uniform batches, see `baselines.protocol`."""
+"""Methods that reduce the variance of the gradient of uniform batches, see `baselines.variance_reduction`."""
 
 WITHOUT_SAMPLER = (BASELINE, *CHOOSERS, *GRADIENT_METHODS)
 """What `approx_is` is compared with, and has no part in."""
@@ -50,7 +50,7 @@ class Config:
         eval_every: steps between evaluations; the last step is always evaluated.
         seed: of the initial weights, dropout and the draws.
         model: name of the network; by default the one that suits the task.
-        workers: processes that load data. The samples are in memory, so 0 is fastest.
+        workers: processes that load data, none for `CHOOSERS`. The samples are in memory, so 0 is fastest.
         smoothing: "adaptive" or a constant that is added to every importance.
         refresh: largest age of a prediction in epochs.
         update_every: updates that the sampler learns from together; by default a 32nd of an epoch, 8 at most.
@@ -102,6 +102,11 @@ class Config:
             raise ValueError(f"`--predictor {BASELINE}` is plain training, without predictor options.")
         if not self.has_sampler and self.k != 1:
             raise ValueError(f"`--predictor {self.predictor}` has no weights of approx_is, and so no k; got {self.k}.")
+        if self.predictor in CHOOSERS and self.workers:
+            raise ValueError(
+                f"`--workers` must be 0 for `--predictor {self.predictor}`, which chooses no batch ahead of training; "
+                f"got {self.workers}. Leave it out."
+            )
         if not self.has_sampler and self.reducible:
             raise ValueError(f"`reducible` needs a sampler; `--predictor {self.predictor}` has none.")
         if not self.has_sampler and self.gain:

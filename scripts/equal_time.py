@@ -6,15 +6,29 @@ one machine's times.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 
 from evaluation import Run
+from runs import write_atomically
 
-__all__ = ["STEP_TIMES", "Costs", "read_step_times", "relative_cost", "steps_in_time"]
+__all__ = [
+    "STEP_TIMES",
+    "Costs",
+    "GatedRun",
+    "StepTimes",
+    "read_step_times",
+    "recorded",
+    "relative_cost",
+    "steps_in_time",
+]
 
 STEP_TIMES = Path(__file__).parent.parent / "docs" / "step_times.json"
 
@@ -22,8 +36,45 @@ Costs = Mapping[str, float]
 """A step's time over one of uniform, by method as it is written."""
 
 
-def read_step_times(path: Path = STEP_TIMES) -> dict[str, dict[str, float]]:
-    """Return the relative costs of methods by comparison; none where there is no file.
+@dataclass(frozen=True)
+class GatedRun:
+    """A whole run of a method with a gate beside one of uniform, from the same seed.
+
+    Attributes:
+        ratio: its time over that of uniform's run.
+        step_ms: time of a step of uniform, in milliseconds.
+        is_open: whether its gate is, in the end.
+        variance_ratio: by which its draws reduce the second moment, or would, as its gate reckons; None if not known.
+    """
+
+    ratio: float
+    step_ms: float
+    is_open: bool
+    variance_ratio: float | None
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """Of one comparison.
+
+    Attributes:
+        machine: that all of them were measured on, see `machine.describe`.
+        steps: time of a step over one of uniform, by method as it is written, of those without a gate.
+        runs: of those with a gate, one a seed.
+    """
+
+    machine: dict[str, str]
+    steps: dict[str, float] = field(default_factory=dict)
+    runs: dict[str, list[GatedRun]] = field(default_factory=dict)
+
+    @property
+    def costs(self) -> dict[str, float]:
+        """A step's time over one of uniform, of all methods; with a gate the median over whole runs."""
+        return {**self.steps, **{text: median(run.ratio for run in runs) for text, runs in self.runs.items()}}
+
+
+def read_step_times(path: Path = STEP_TIMES) -> dict[str, StepTimes]:
+    """Return what was measured, by comparison; none where there is no file.
 
     Raises:
         ValueError: the file is damaged.
@@ -31,9 +82,37 @@ def read_step_times(path: Path = STEP_TIMES) -> dict[str, dict[str, float]]:
     if not path.is_file():
         return {}
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["relative"])
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        return {
+            name: StepTimes(
+                own["machine"],
+                own["steps"],
+                {text: [GatedRun(**run) for run in runs] for text, runs in own["runs"].items()},
+            )
+            for name, own in json.loads(path.read_text(encoding="utf-8")).items()
+        }
+    except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error!r}). Delete it, and run step_times.py.") from error
+
+
+@contextmanager
+def recorded(name: str, machine: dict[str, str], path: Path = STEP_TIMES) -> Iterator[StepTimes]:
+    """Yield the times of a comparison, to be added to, and write the file when the block is left without an error.
+
+    Processes that do so at once wait for one another.
+
+    Raises:
+        ValueError: the file is damaged, or has times of the comparison that another machine took.
+    """
+    with _locked(path.parent):
+        times = read_step_times(path)
+        own = times.setdefault(name, StepTimes(machine))
+        if own.machine != machine:
+            raise ValueError(
+                f"{path} has times of {name} from another machine, {own.machine}; this one is {machine}. Give another "
+                "--out, or delete what it has of the comparison."
+            )
+        yield own
+        write_atomically(path, json.dumps({each: asdict(found) for each, found in times.items()}, indent=1) + "\n")
 
 
 def steps_in_time(steps: int, costs: Costs) -> dict[str, int]:
@@ -61,3 +140,13 @@ def relative_cost(runs: Mapping[int, Run], baselines: Mapping[int, Run]) -> floa
         if seed in baselines
     ]
     return median(ratios) if ratios else None
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -85,7 +85,7 @@ def finished_runs(jobs: Iterable[Job], results: ResultsFile) -> dict[str, dict[i
 
 
 def check(jobs: Iterable[Job], results: ResultsFile) -> None:
-    """Prepare one run of each method that is not finished, so that what is wrong is said before anything is trained.
+    """Prepare a run of each method whose first is not finished, so that what is wrong is said before any training.
 
     Raises:
         ValueError: see `Training`.
@@ -107,6 +107,8 @@ def run_unfinished(jobs: Sequence[Job], results: ResultsFile, processes: int) ->
     total_steps = sum(job.config.steps for job in unfinished)
     for _ in run_parallel(run, unfinished, processes=processes, total_steps=total_steps):
         pass  # each run saves its own results
+    if num_left := sum(job.key not in results.runs() for job in unfinished):
+        print(f"{num_left} runs are left to other processes, which are at them", file=sys.stderr)
 
 
 def run(job: Job) -> None:

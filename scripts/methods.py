@@ -43,7 +43,7 @@ class Method:
         """Return the method that is written so.
 
         Raises:
-            ValueError: it is written otherwise.
+            ValueError: it is written otherwise, or with a gate though k is not 1.
 
         Example:
             >>> Method.parse("lstm:0.5")
@@ -54,9 +54,12 @@ class Method:
             match["predictor"] in WITHOUT_SAMPLER and any(match[part] for part in ("k", "gain", "gate", "reducible"))
         ):
             raise ValueError(f"A method must be written {FORM}, such as lstm:1:upper-bound, or uniform; got {text!r}.")
+        k = float(match["k"] or Config.k)
+        if match["gate"] and k != 1:
+            raise ValueError(f"`+gate` must be with k = 1, where alone it works; got {text!r}. Leave one of them out.")
         return cls(
             match["predictor"],
-            float(match["k"] or Config.k),
+            k,
             match["observe"] or Config.observe,
             float(match["lr"]) if match["lr"] else None,
             gain=bool(match["gain"]),

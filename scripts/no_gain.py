@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean, median, stdev
 
 import torch
@@ -24,8 +24,9 @@ from configuration import BASELINE, PRESAMPLING, Config
 from evaluation import mean_loss, probe
 from models import MODELS
 from options import positive
+from samples import Task
 from tasks import TASKS, load_task
-from training import Training
+from training import Training, check_runs
 
 UNIFORM_PREDICTOR = "uniform-predictor"
 """What `uniform` is called here: to the scripts, `uniform` is plain training."""
@@ -57,14 +58,20 @@ def main() -> None:
     """Run the script."""
     arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
-    print(f"| method | time | median turn | loss | plain loss | gate |\n|---|{'---:|' * 4}---|")
     register_predictor(UNIFORM_PREDICTOR, UniformPredictor)
-    for method in (BASELINE, *(arguments.predictors or [name for name in available_predictors() if name != BASELINE])):
+    predictors = arguments.predictors or [name for name in available_predictors() if name != BASELINE]
+    try:
+        configs, task = [config_of(name, arguments) for name in (BASELINE, *predictors)], load_task(arguments.dataset)
+        check_runs(configs, task)
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        sys.exit(f"no_gain.py: error: {error}")
+    print(f"| method | time | median turn | loss | plain loss | gate of the last seed |\n|---|{'---:|' * 4}---|")
+    for config in configs:
         outcomes = []
         for seed in range(arguments.seeds):
-            print(f"{method}, seed {seed}", end="\r", file=sys.stderr, flush=True)
-            outcomes.append(take_turns(method, arguments.dataset, arguments.model, arguments.steps, seed))
-        print(row(method, outcomes), flush=True)
+            print(f"{config.predictor}, seed {seed}", end="\r", file=sys.stderr, flush=True)
+            outcomes.append(take_turns(replace(config, seed=seed), task))
+        print(row(config.predictor, outcomes), flush=True)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -80,15 +87,23 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def take_turns(method: str, dataset: str, model: str, steps: int, seed: int) -> Outcome:
-    """Train plainly and with a method, in turns, and compare."""
-    task = load_task(dataset)
-    common = {"dataset": dataset, "model": model, "steps": steps, "seed": seed, "gate": "auto"}
+def config_of(method: str, arguments: argparse.Namespace) -> Config:
+    """Return what the first run of a method does.
+
+    Raises:
+        ValueError: an option is out of bounds.
+    """
     observe = PRESAMPLING.get(method, "loss" if method == BASELINE else "upper-bound")
-    runs = [Training(Config(predictor=name, observe=observe, **common), task) for name in (BASELINE, method)]
+    common = {"dataset": arguments.dataset, "model": arguments.model, "steps": arguments.steps}
+    return Config(predictor=method, observe=observe, gate="auto", **common)
+
+
+def take_turns(config: Config, task: Task) -> Outcome:
+    """Train plainly and with a method, in turns, and compare."""
+    runs = [Training(each, task) for each in (replace(config, predictor=BASELINE), config)]
     turns = [run.steps() for run in runs]
     ratios = []
-    for _ in range(0, steps, TURN):
+    for _ in range(0, config.steps, TURN):
         before = [run.seconds for run in runs]
         for steps_of_run in turns:
             for _, _ in zip(range(TURN), steps_of_run, strict=False):
@@ -102,7 +117,7 @@ def take_turns(method: str, dataset: str, model: str, steps: int, seed: int) -> 
 
 
 def row(method: str, outcomes: list[Outcome]) -> str:
-    """Return a row of the table: means over seeds, the standard deviation behind ±."""
+    """Return a row of the table: means over seeds, the standard deviation behind ±, and the last seed's verdict."""
     losses = [spread(outcome.loss for outcome in outcomes), spread(outcome.plain_loss for outcome in outcomes)]
     times = [mean(outcome.ratio for outcome in outcomes), mean(outcome.turn_ratio for outcome in outcomes)]
     cells = [method, *(f"{time:.3f}" for time in times), *losses, outcomes[-1].verdict]

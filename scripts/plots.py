@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -50,7 +50,15 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def plot_runs(runs: Runs, task: Task, config: Config, path: Path, costs: Mapping[str, float] | None = None) -> None:
+def plot_runs(
+    runs: Runs,
+    task: Task,
+    config: Config,
+    path: Path,
+    costs: Mapping[str, float] | None = None,
+    *,
+    in_time: bool = False,
+) -> None:
     """Draw the runs of each method into a PNG.
 
     Args:
@@ -59,6 +67,7 @@ def plot_runs(runs: Runs, task: Task, config: Config, path: Path, costs: Mapping
         config: of any of the runs; what the title says is common to all.
         path: the file.
         costs: a step's time over one of uniform, by label; unless it has all of them, the runs' own seconds are drawn.
+        in_time: whether each method has as many steps as fit into the time of those in `config`, which is uniform's.
     """
     timed = costs if costs is not None and runs.keys() <= costs.keys() else None
     with mpl.rc_context(STYLE):
@@ -77,7 +86,7 @@ def plot_runs(runs: Runs, task: Task, config: Config, path: Path, costs: Mapping
         if shows_classes:
             _draw_classes(figure.add_subplot(grid[:, 2]), runs, task)
         figure.align_ylabels()
-        figure.suptitle(_title(task, config, seeds=len(next(iter(runs.values())))), fontsize=11.5)
+        figure.suptitle(_title(task, config, [len(own) for own in runs.values()], in_time=in_time), fontsize=11.5)
         unmarked = {} if shows_classes else {"marker": ""}
         handles = [
             Line2D([], [], label=label, **{**style_of(position), **unmarked}) for position, label in enumerate(runs)
@@ -193,10 +202,12 @@ def _log_ticks(smallest: float, largest: float) -> list[float]:
     return [tick for tick in ticks[first:] if tick <= largest * 1.2]
 
 
-def _title(task: Task, config: Config, seeds: int) -> str:
+def _title(task: Task, config: Config, seeds: Sequence[int], *, in_time: bool) -> str:
     network = TITLES[config.model or default_model(task.input_shape, task.kind)]
     optimizer = f"{OPTIMIZER_NAMES[config.optimizer]} {config.lr:g}"
-    setting = f"{task.title}, {network}, {optimizer}, batches of {config.batch_size}, {config.steps:,} steps"
-    if seeds == 1:
+    length = f"the time of {config.steps:,} steps of uniform" if in_time else f"{config.steps:,} steps"
+    setting = f"{task.title}, {network}, {optimizer}, batches of {config.batch_size}, {length}"
+    if max(seeds) == 1:
         return f"{setting}, one seed"
-    return f"{setting}\nmean of {seeds} seeds; shaded, the lowest to the highest"
+    counted = str(min(seeds)) if min(seeds) == max(seeds) else f"{min(seeds)} to {max(seeds)}"
+    return f"{setting}\nmean of {counted} seeds; shaded, the lowest to the highest"

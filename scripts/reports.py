@@ -7,22 +7,20 @@ from pathlib import Path
 
 from comparisons import OVERVIEW, Comparison
 from configuration import BASELINE
-from equal_time import Costs
+from equal_time import StepTimes
 from evaluation import Runs
 from jobs import Job, finished_runs
 from methods import Method
+from overview import OverviewRow, gates_table, overview_table
 from overview_plot import plot_overview
 from plots import plot_runs
-from results_document import filled, overview_table
+from results_document import filled
 from results_file import ResultsFile
 from runs import write_atomically
 from tables import comparison_table, notes
 from tasks import load_task
 
 __all__ = ["Report", "write_documents"]
-
-OVERVIEW_FIGURE = "overview"
-IN_TIME_SUFFIX = "-time"
 
 
 class Report:
@@ -32,25 +30,32 @@ class Report:
         comparison: that it is about.
         jobs: its runs, one at least.
         results: where the finished ones are.
-        costs: a step's time over one of uniform, by method as it is written; that of the runs where it was not timed.
+        times: that were measured for it, if any; what was not has the time of the runs.
 
     Attributes:
         name: of the comparison.
+        is_in_time: whether it is one in equal time.
         title: of what is trained on, and with what.
         score: that methods are compared by.
         runs: the finished ones by the methods' labels.
-        costs: of the methods, by label.
+        costs: a step's time over one of uniform, by label.
+        gated: runs with a gate that were timed, by label.
         table: in Markdown; empty without a finished run.
     """
 
-    def __init__(self, comparison: Comparison, jobs: Sequence[Job], results: ResultsFile, costs: Costs) -> None:
+    def __init__(
+        self, comparison: Comparison, jobs: Sequence[Job], results: ResultsFile, times: StepTimes | None = None
+    ) -> None:
         self._config = jobs[0].config
         self._task = load_task(self._config.dataset, jobs[0].data_dir)
         self.name, self.score, self.title = comparison.name, self._task.score, comparison.title or self._task.title
         labels, found = {job.key.method: job.label for job in jobs}, finished_runs(jobs, results)
         self.runs: Runs = {label: found[method] for method, label in labels.items() if method in found}
         self._drawn: Runs = {labels[method]: found[method] for method in comparison.drawn if method in found}
+        self._seeds, self.is_in_time = comparison.seeds, comparison.like is not None
+        costs, gated = (times.costs, times.runs) if times is not None else ({}, {})
         self.costs = {label: costs[method] for method, label in labels.items() if method in costs}
+        self.gated = {label: gated[method] for method, label in labels.items() if method in gated}
         epoch = len(self._task.train) / self._config.batch_size
         self.table = comparison_table(self.runs, self.score, epoch, self.costs) if self.runs else ""
 
@@ -65,7 +70,12 @@ class Report:
 
     def draw(self, folder: Path) -> None:
         """Write the figure."""
-        plot_runs(self._drawn or self.runs, self._task, self._config, folder / f"{self.name}.png", self.costs)
+        path, drawn = folder / f"{self.name}.png", self._drawn or self.runs
+        plot_runs(drawn, self._task, self._config, path, self.costs, in_time=self.is_in_time)
+
+    def row(self) -> OverviewRow:
+        """Return what the overview shows of it."""
+        return OverviewRow(self.title, self.runs, self.score, self._seeds, self.costs if self.is_in_time else {})
 
 
 def write_documents(paths: Sequence[Path], reports: Sequence[Report]) -> None:
@@ -81,11 +91,11 @@ def write_documents(paths: Sequence[Path], reports: Sequence[Report]) -> None:
     tables = {report.name: report.table for report in reports}
     methods = [Method.parse(written).label for written in OVERVIEW]
     for name, in_time in (("overview", False), ("overview-time", True)):
-        shown = {each.title: (each.runs, each.score) for each in reports if is_shown(each, in_time=in_time)}
-        costs = {each.title: each.costs for each in reports if in_time}
-        if shown:
-            tables[name] = overview_table(shown, methods, costs)
-            plot_overview(shown, methods, figures / f"{name}.png", costs)
+        if rows := [each.row() for each in reports if is_shown(each, in_time=in_time)]:
+            tables[name] = overview_table(rows, methods)
+            plot_overview(rows, methods, figures / f"{name}.png", in_time=in_time)
+    if gated := {each.title: each.gated for each in reports if each.gated and is_shown(each, in_time=False)}:
+        tables["gates"] = gates_table(gated)
     for report in reports:
         if any(f"{figures.name}/{report.name}.png" in text for text in texts.values()):
             report.draw(figures)
@@ -95,5 +105,4 @@ def write_documents(paths: Sequence[Path], reports: Sequence[Report]) -> None:
 
 def is_shown(report: Report, *, in_time: bool) -> bool:
     """Return whether a comparison has a row in the overview of those at equal steps or of those in equal time."""
-    is_in_time = report.name.endswith(IN_TIME_SUFFIX)
-    return BASELINE in report.runs and is_in_time == in_time and len(report.runs) > 1
+    return BASELINE in report.runs and report.is_in_time == in_time and len(report.runs) > 1

@@ -44,8 +44,9 @@ class RunKey:
 def digest(config: Config) -> str:
     """Return a hash of the fields of a run's config that are not as they are by default.
 
-    A new field with a default that changes nothing leaves the runs of before valid. Code, and what a data set is made
-    of, are not in it: whoever changes these deletes the runs that they concern.
+    A new field with a default that changes nothing leaves the runs of before valid. Code, what a data set is made of,
+    and what the defaults are, are not in it: whoever changes these deletes the runs that they concern. Those that a
+    default concerns are all that do not set the field, and a test fails until it has the new one.
 
     Args:
         config: of the run.
@@ -96,12 +97,17 @@ class ResultsFile:
                 return
             yield key not in self.runs()
 
-    def publish(self, keys: Iterable[RunKey], path: Path) -> None:
-        """Write these runs, those that are finished, into a file of their own; compressed if its name ends in `.gz`."""
-        runs = self.runs()
-        rows = (json.dumps(row) for key in keys if key in runs for row in _rows(key, runs[key]))
+    def publish(self, keys: Iterable[RunKey], path: Path) -> int:
+        """Write these runs, those that are finished, into a file of their own; compressed if its name ends in `.gz`.
+
+        Returns:
+            How many other runs are finished.
+        """
+        runs, wanted = self.runs(), list(keys)
+        rows = (json.dumps(row) for key in wanted if key in runs for row in _rows(key, runs[key]))
         text = "".join(f"{row}\n" for row in rows)
         write_atomically(path, gzip.compress(text.encode(), mtime=0) if path.suffix == ".gz" else text)
+        return len(runs.keys() - set(wanted))
 
 
 def read_runs(path: Path) -> dict[RunKey, list[Evaluation]]:

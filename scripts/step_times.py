@@ -1,9 +1,10 @@
-"""Time a step of each method beside one of uniform, for the comparisons in equal time; on a quiet machine.
+"""Time a step of each method beside one of uniform, for the comparisons in equal time.
 
-All methods of a comparison take turns, so that all have the same machine. They train on the first samples only, since
-what they do in the first epoch is not what they do later. What a gate does is a matter of the whole run, and of chance,
-so one with a gate takes turns with uniform through all of it, with each of three seeds. What the file has already is
-not measured again.
+All methods of a comparison take turns, so that all have the same machine; what counts is the time that the process has
+the cores for, as that of fits in a thread beside the training is. They train on the first samples only, since what they
+do in the first epoch is not what they do later. What a gate does is a matter of the whole run, and of chance, so those
+with a gate take turns with uniform through all of it, with each of three seeds, by the clock. What the file has already
+is not measured again.
 
 Example:
     python scripts/step_times.py --only shuttle
@@ -12,12 +13,13 @@ Example:
 from __future__ import annotations
 
 import argparse
-import json
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
+from statistics import stdev
+from time import process_time
 
 import torch
 from tqdm import tqdm
@@ -26,8 +28,7 @@ import machine
 from approx_is.backlog import default_update_every
 from comparisons import EVIDENCE, Comparison
 from configuration import BASELINE, CHOOSERS, Config
-from equal_time import STEP_TIMES, Costs, read_step_times
-from runs import write_atomically
+from equal_time import STEP_TIMES, GatedRun, recorded
 from samples import InMemoryDataset, Task
 from tasks import load_task
 from training import Training
@@ -36,15 +37,15 @@ FIRST_BATCHES, OF_CHOOSERS = 16, 160
 """Batches of the samples that are trained on, an epoch, of which the first is not timed. Choosers leave samples out,
 RS2 nine in ten, and what they keep is to be many full batches."""
 
-SETTLING, TURN, TURNS = 8, 16, 6
+SETTLING, TURN, TURNS = 8, 32, 16
 """Steps after the first epoch before the timing, and of a turn: as many updates as are learned from together at most,
-or a multiple."""
+or a multiple. All turns together see what is done at intervals: snapshots of all samples, fits."""
 
 GATED_RUNS = 3
 """Runs of a method with a gate, a seed each."""
 
 LONG_TURN = 149
-"""Steps of a turn of a run with a gate. To its clock the first of them takes as long as all of the other's turn, and a
+"""Steps of a turn of a run with a gate. To its clock the first of them takes as long as the turns of all others, and a
 prime keeps those apart from the steps that it times: its medians do not see them."""
 
 
@@ -54,16 +55,12 @@ def main() -> None:
     option = parser.add_argument
     option("--only", nargs="+", metavar="NAME", help="of the comparisons of compare.py --preset results these")
     option("--data-dir", type=Path, metavar="DIR", help="where to look first for data that is not bundled")
+    option("--steps-only", action="store_true", help="leave out methods with a gate, which take whole runs")
     option("--out", type=Path, default=STEP_TIMES, metavar="FILE", help="(default: %(default)s)")
     arguments = parser.parse_args()
     try:
-        relative = read_step_times(arguments.out)
         for comparison in timed(arguments.only):
-            costs = relative.setdefault(comparison.name, {})
-            for own in measured(comparison, costs, arguments.data_dir):
-                costs.update(own)
-                text = json.dumps({"machine": machine.describe(), "relative": relative}, indent=1)
-                write_atomically(arguments.out, f"{text}\n")
+            measure_missing(comparison, arguments.out, arguments.data_dir, gated=not arguments.steps_only)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"step_times.py: error: {error}")
 
@@ -80,59 +77,88 @@ def timed(names: list[str] | None) -> list[Comparison]:
     return [known[name] for name in names or known]
 
 
-def measured(comparison: Comparison, known: Costs, data_dir: Path | None) -> Iterator[Costs]:
-    """Yield the costs of the methods whose costs are not known, those without a gate together."""
-    gated = [text for text, method in comparison.parsed.items() if method.gated]
-    others = [text for text in comparison.parsed if text not in known and text not in gated]
-    if not others and set(gated) <= set(known):
+def measure_missing(comparison: Comparison, path: Path, data_dir: Path | None, *, gated: bool = True) -> None:
+    """Measure what the file has not yet, the methods without a gate together, and add it.
+
+    Args:
+        comparison: to measure the methods of.
+        path: of the file.
+        data_dir: where to look first for data that is not bundled.
+        gated: whether to measure methods with a gate too.
+
+    Raises:
+        ValueError: see `recorded`.
+    """
+    description = machine.describe()
+    with recorded(comparison.name, description, path) as known:
+        missing = [text for text in comparison.parsed if text not in known.costs]
+    others = [text for text in missing if not comparison.parsed[text].gated]
+    whole = [text for text in missing if comparison.parsed[text].gated and gated]
+    if not (whole or others):
         return
     task = load_task(comparison.settings["dataset"], data_dir)
     if others:
-        yield measure(comparison, list(dict.fromkeys([BASELINE, *others])), task)
-    for text in gated:
-        if text not in known:
-            yield {text: measure_runs(comparison, text, task)}
+        costs = measure(comparison, list(dict.fromkeys([BASELINE, *others])), task)
+        with recorded(comparison.name, description, path) as known:
+            known.steps.update(costs)
+    if whole:
+        runs = measure_runs(comparison, whole, task)
+        with recorded(comparison.name, description, path) as known:
+            known.runs.update(runs)
 
 
-def measure(comparison: Comparison, methods: list[str], task: Task) -> Costs:
-    """Return the time of a step of each method over one of uniform, the median over turns."""
-    trainings = {text: start(comparison, text, task) for text in methods}
-    steps = {text: training.steps() for text, training in trainings.items()}
-    ratios: dict[str, list[float]] = {text: [] for text in trainings}
-    warm_up = {text: num_batches(comparison, text) + SETTLING for text in steps}
-    total = sum(warm_up.values()) + len(steps) * TURN * TURNS
-    with tqdm(total=total, unit="step", desc=comparison.name) as bar:
-        for text, own in steps.items():
-            take(own, warm_up[text], bar)
+def measure(comparison: Comparison, methods: list[str], task: Task) -> dict[str, float]:
+    """Return the time of a step of each method over one of uniform, and print it with its standard error over turns."""
+    trainings = {text: start(comparison, text, task).steps() for text in methods}
+    warm_up = {text: num_batches(comparison, text) + SETTLING for text in methods}
+    seconds: dict[str, list[float]] = {text: [] for text in methods}
+    with tqdm(total=sum(warm_up.values()) + len(methods) * TURN * TURNS, unit="step", desc=comparison.name) as bar:
+        for text, steps in trainings.items():
+            take(steps, warm_up[text], bar)
         for _ in range(TURNS):
-            seconds = {}
-            for text, training in trainings.items():
-                before = training.seconds
-                take(steps[text], TURN, bar)
-                seconds[text] = training.seconds - before
-            for text in ratios:
-                ratios[text].append(seconds[text] / seconds[BASELINE])
-    return {text: float(f"{median(own):.4g}") for text, own in ratios.items()}
+            for text, steps in trainings.items():
+                before = process_time()
+                take(steps, TURN, bar)
+                seconds[text].append(process_time() - before)
+    costs = {}
+    for text, own in seconds.items():
+        costs[text] = float(f"{sum(own) / sum(seconds[BASELINE]):.4g}")
+        ratios = [turn / baseline for turn, baseline in zip(own, seconds[BASELINE], strict=True)]
+        print(f"{comparison.name}, {text}: {costs[text]:.3f} ± {stdev(ratios) / math.sqrt(TURNS):.3f} times as long")
+    return costs
 
 
-def measure_runs(comparison: Comparison, text: str, task: Task) -> float:
-    """Return the time of a whole run by a method with a gate over one of uniform, the median over seeds."""
-    ratios = [measure_run(comparison, text, task, seed) for seed in range(GATED_RUNS)]
-    return float(f"{median(ratios):.4g}")
+def measure_runs(comparison: Comparison, methods: list[str], task: Task) -> dict[str, list[GatedRun]]:
+    """Return whole runs by methods with a gate beside one of uniform, one a seed."""
+    runs: dict[str, list[GatedRun]] = {text: [] for text in methods}
+    for seed in range(GATED_RUNS):
+        for text, run in measure_run(comparison, methods, task, seed).items():
+            runs[text].append(run)
+    return runs
 
 
-def measure_run(comparison: Comparison, text: str, task: Task, seed: int) -> float:
-    """Return the time of one such run over one of uniform, and print it with what its gate says in the end."""
+def measure_run(comparison: Comparison, methods: list[str], task: Task, seed: int) -> dict[str, GatedRun]:
+    """Return a run by each method beside one of uniform with that seed, and print what their gates say in the end."""
     total = comparison.settings["steps"]
-    runs = [Training(comparison.config(each, seed=seed), task) for each in (BASELINE, text)]
-    steps = [run.steps() for run in runs]
-    with tqdm(total=2 * total, unit="step", desc=f"{comparison.name}, {text}, seed {seed}") as bar:
+    trainings = {text: Training(comparison.config(text, seed=seed), task) for text in (BASELINE, *methods)}
+    steps = [training.steps() for training in trainings.values()]
+    with tqdm(total=len(steps) * total, unit="step", desc=f"{comparison.name}, seed {seed}") as bar:
         for done in range(0, total, LONG_TURN):
             for own in steps:
                 take(own, min(LONG_TURN, total - done), bar)
-    ratio = runs[1].seconds / runs[0].seconds
-    print(f"{comparison.name}, {text}, seed {seed}: {ratio:.3f} times as long; {runs[1].sampler.gate.verdict}")
-    return ratio
+    plain = trainings.pop(BASELINE).seconds
+    runs = {}
+    for text, training in trainings.items():
+        gate, ratio = training.sampler.gate, training.seconds / plain
+        print(f"{comparison.name}, {text}, seed {seed}: {ratio:.3f} times as long; {gate.verdict}")
+        gain = gate.metrics().get("gate_variance_ratio", math.nan)  # presampling's has no such figure
+        runs[text] = GatedRun(
+            ratio=float(f"{ratio:.4g}"),
+            step_ms=float(f"{1e3 * plain / total:.3g}"),
+            is_open=gate.is_open,
+            variance_ratio=float(f"{gain:.3g}") if math.isfinite(gain) else None,
+        )
+    return runs
 
 
 def start(comparison: Comparison, text: str, task: Task) -> Training:

@@ -70,10 +70,10 @@ def at_end(run: Run, score: Score) -> float:
     return fmean(map(score.of, run[-FINAL:]))
 
 
-def end_ratio(runs: Mapping[int, Run], baselines: Mapping[int, Run], score: Score) -> float | None:
-    """Return the mean over seeds of what runs end with over what uniform ends with; None where that is nothing or 0."""
+def end_ratios(runs: Mapping[int, Run], baselines: Mapping[int, Run], score: Score) -> tuple[float, ...]:
+    """Return what runs end with over what uniform ends with, one a seed; none where uniform ends with 0."""
     pairs = [(at_end(run, score), at_end(baselines[seed], score)) for seed, run in runs.items() if seed in baselines]
-    return fmean(value / own for value, own in pairs) if pairs and all(own for _, own in pairs) else None
+    return tuple(value / own for value, own in pairs) if all(own for _, own in pairs) else ()
 
 
 def captured(runs: Mapping[int, Run], epoch: float) -> float | None:
@@ -145,7 +145,8 @@ def notes(score: Score = TEST_ERROR) -> str:
   mean over the seeds that get there. Of uniform's: over the steps that uniform itself takes, the mean of
   the quotients of each seed; in seconds: the same times the step time.
 - {shown} and training loss: at the end, the mean of the last
-  {FINAL} evaluations, ± standard deviation over the seeds; of uniform's: the mean over seeds of the quotient.
+  {FINAL} evaluations; of uniform's: over what uniform ends with, the quotients of each seed. ± is the standard
+  deviation over the seeds.
 - captured: share of the ideal variance reduction, by the upper bounds of training samples in eval mode, the mean of
   evaluations after {CAPTURED_FROM_EPOCH} epochs; 0 is uniform, 1 ideal.
 - step time: over that of uniform, all told. Where the sampler costs as much as the step it serves choose last-loss or
@@ -202,8 +203,8 @@ def _arrival_cells(reached: Arrival | None, seeds: int, cost: float | None) -> t
 
 
 def _of_uniform(runs: Mapping[int, Run], baselines: Mapping[int, Run], score: Score) -> str:
-    ratio = end_ratio(runs, baselines, score)
-    return MISSING if ratio is None else f"{ratio:.2f}"
+    ratios = end_ratios(runs, baselines, score)
+    return _spread(ratios, 2) if ratios else MISSING
 
 
 def _spread(values: Sequence[float], decimals: int) -> str:

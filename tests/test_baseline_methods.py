@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-METHODS = ("rs2", "infobatch", "selective-backprop", "svrg", "katyusha", "scsg")
+CHOOSERS, GRADIENT_METHODS = ("rs2", "infobatch", "selective-backprop"), ("svrg", "katyusha", "scsg")
+METHODS = (*CHOOSERS, *GRADIENT_METHODS)
 
 
 @pytest.fixture
@@ -55,18 +56,40 @@ class TestMethods:
         assert last.seconds > last.overhead_ms / 1e3 > 0
 
     @pytest.mark.parametrize("method", METHODS)
-    def test_goes_on_from_its_state_as_if_nothing_had_happened(self, start, method):
-        training = go(start(method), 7)
-        other = start(method)
-        other.load_state_dict(copy.deepcopy(training.state_dict()))
-        ends = [torch.cat([value.flatten() for value in go(each, 9).model.parameters()]) for each in (training, other)]
-        assert torch.equal(*ends)
+    @pytest.mark.parametrize("before", [5, 7])
+    def test_goes_on_from_its_state_as_if_nothing_had_happened(self, start, method, before):
+        options = {"predictor_options": {"fraction": 0.5}} if method == "rs2" else {}  # for two batches an epoch
+        training, other = trainings = [start(method, **options) for _ in range(2)]
+        for each in trainings:
+            each.model.insert(2, torch.nn.Dropout(0.5))
+        steps = training.steps()  # which do not begin the epoch anew, as another iterator would
+        for _ in zip(range(before), steps, strict=False):
+            pass
+        state = copy.deepcopy(training.state_dict())
+        for _ in zip(range(9), steps, strict=False):
+            pass
+        other.load_state_dict(state)
+        go(other, 9)
+        assert torch.equal(*(torch.cat([value.flatten() for value in each.model.parameters()]) for each in trainings))
 
     def test_takes_the_options_of_its_class(self, start):
         with pytest.raises(TypeError, match="fraktion"):
             start("rs2", predictor_options={"fraktion": 0.5})
         with pytest.raises(ValueError, match=r"RS2\(fraction=\.\.\.\)"):
             start("rs2", predictor_options={"fraction": 2.0})
+
+    @pytest.mark.parametrize("method", METHODS)
+    def test_weight_decay_keeps_weights_small(self, start, method):
+        norms = [
+            sum(value.square().sum().item() for value in go(start(method, weight_decay=decay), 20).model.parameters())
+            for decay in (0.0, 0.5)
+        ]
+        assert norms[1] < 0.5 * norms[0]
+
+    @pytest.mark.parametrize("method", CHOOSERS)
+    def test_a_chooser_refuses_workers_who_would_run_ahead_of_it(self, start, method):
+        with pytest.raises(ValueError, match=rf"`--workers` must be 0 for `--predictor {method}`.*; got 2\. Leave it"):
+            start(method, workers=2)
 
     @pytest.mark.parametrize("method", METHODS)
     def test_has_no_k_and_no_gain(self, start, method):
@@ -90,11 +113,11 @@ class TestMethods:
 
 
 class TestCaptured:
-    def captured(self, scripts, importance, scores, pool):
-        return scripts("capture").captured_by_pools(torch.tensor(importance), torch.tensor(scores), pool)
+    def captured(self, scripts, importance, scores, pool, smoothing=0.0):
+        values = (torch.tensor(importance), torch.tensor(scores))
+        return scripts("capture").captured_by_pools(*values, pool, smoothing=smoothing)
 
-    def test_one_pool_of_all_samples_is_the_whole_distribution(self, scripts, monkeypatch):
-        monkeypatch.setattr(scripts("capture"), "PRESAMPLING_SMOOTHING", 0.0)
+    def test_one_pool_of_all_samples_is_the_whole_distribution(self, scripts):
         assert self.captured(scripts, [1.0, 3.0], [1.0, 3.0], 2) == pytest.approx(1)
         assert self.captured(scripts, [1.0, 3.0], [1.0, 1.0], 2) == pytest.approx(0)
         moment = 2 * (1 / 2 / 1 + 9 / 2 / 2)  # mean score 1.5 · mean of v²/s
@@ -104,7 +127,7 @@ class TestCaptured:
 
     def test_small_pools_capture_less(self, scripts):
         importance = torch.rand(3_000, generator=torch.Generator().manual_seed(0)).pow(8).tolist()
-        shares = [self.captured(scripts, importance, importance, pool) for pool in (3, 30, 300)]
+        shares = [self.captured(scripts, importance, importance, pool, smoothing=0.1) for pool in (3, 30, 300)]
         assert 0 < shares[0] < shares[1] < shares[2] < 1
 
     def test_equal_importances_leave_nothing_to_capture(self, scripts):
@@ -125,13 +148,45 @@ class TestCaptured:
     def test_uniform_draws_capture_nothing(self, start, method):
         assert go(start(method), 10).evaluate().captured_of_probe == 0
 
-    def test_is_of_the_distribution_among_the_samples_looked_at(self, scripts):
+    @pytest.mark.parametrize(
+        ("is_open", "times_plain_steps", "expected"), [(True, False, 0), (True, True, 1), (False, True, 0)]
+    )
+    def test_is_of_the_distribution_among_the_samples_looked_at(self, scripts, is_open, times_plain_steps, expected):
         probabilities = torch.tensor([0.125, 0.375, 0.5], dtype=torch.float64)
+        plain = torch.full_like(probabilities, 1 / 3)  # those of the next draw, which is a plain one
         training = SimpleNamespace(
             chooser=None,
             config=replace(scripts("configuration").Config("few"), predictor="lstm"),
-            sampler=SimpleNamespace(probabilities=probabilities.__getitem__),
+            sampler=SimpleNamespace(
+                probabilities=lambda indices, *, gated: (plain if gated else probabilities)[indices],
+                gate=SimpleNamespace(is_open=is_open, times_plain_steps=times_plain_steps),
+            ),
         )
         bounds = torch.tensor([1.0, 3.0])
         share = scripts("capture").share_captured(training, torch.tensor([0, 1]), bounds, bounds)
-        assert share == pytest.approx(1)
+        assert share == pytest.approx(expected)
+
+    def test_gradient_norms_are_of_the_same_samples_each_time_not_of_the_first_ones(self, scripts, start, monkeypatch):
+        training, scored = start("gradient-norm", observe="upper-bound", batch_size=2), []
+        monkeypatch.setattr(
+            scripts("capture"), "_gradient_norms", lambda _, indices: scored.append(indices) or torch.ones(len(indices))
+        )
+        importance = torch.rand(60, generator=torch.Generator().manual_seed(0))
+        shares = [
+            scripts("capture").share_captured(training, torch.arange(100, 160), importance, importance)
+            for _ in range(2)
+        ]
+        assert shares == [pytest.approx(0, abs=1e-6)] * 2
+        assert torch.equal(*scored)
+        assert len(scored[0].unique()) == 8 * 6  # pools of three times the batch
+        assert scored[0].max() >= 148
+
+    @pytest.mark.parametrize(("options", "pool"), [({}, 48), ({"presample": 2}, 32)])
+    def test_pools_are_those_of_the_predictor(self, scripts, start, monkeypatch, options, pool):
+        asked = []
+        monkeypatch.setattr(
+            scripts("capture"), "captured_by_pools", lambda *values, **named: asked.append((*values[2:], named))
+        )
+        training = start("upper-bound", observe="upper-bound", predictor_options=options)
+        scripts("capture").share_captured(training, torch.arange(60), torch.ones(60), torch.ones(60))
+        assert asked == [(pool, {"smoothing": 0.1})]

@@ -1,12 +1,42 @@
 """The results of comparisons: kept once, whoever writes, and in tables against uniform's run of the same seed."""
 
 import importlib
+import itertools
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+DEFAULTS = {
+    "predictor": "lstm",
+    "k": 1.0,
+    "observe": "loss",
+    "gate": "none",
+    "equal_time": False,
+    "reducible": False,
+    "steps": 4_000,
+    "batch_size": 128,
+    "optimizer": "adam",
+    "lr": 1e-3,
+    "weight_decay": 0.0,
+    "schedule": "constant",
+    "gain": False,
+    "eval_every": 100,
+    "seed": 0,
+    "model": None,
+    "smoothing": "adaptive",
+    "refresh": 0.5,
+    "update_every": None,
+    "predictor_options": {},
+    "shard": False,
+    "device": "cpu",
+    "workers": 0,
+    "persistent_workers": False,
+}
+"""Those of `Config` that the runs in docs/results.jsonl.gz were made with."""
 
 
 @pytest.fixture
@@ -90,7 +120,7 @@ class TestFile:
         results.append(key, run(0.5, 0.25))
         results.append(replace(key, config="of before"), run(0.1))
         published = tmp_path / "published.jsonl.gz"
-        results.publish([key, replace(key, seed=9)], published)
+        assert results.publish([key, replace(key, seed=9)], published) == 1  # another one is left out
         written = published.read_bytes()
         elsewhere = scripts("results_file").ResultsFile(tmp_path / "elsewhere.jsonl", published)
         assert elsewhere.runs() == {key: results.runs()[key]}
@@ -109,6 +139,19 @@ class TestFile:
         assert digest(config) != digest(replace(config, lr=1e-2))
         assert digest(config) != digest(replace(config, dataset="digits"))
         assert digest(config) != digest(replace(config, predictor_options={"beta": 1}))
+
+    def test_runs_of_before_are_found_again(self, scripts):
+        config = scripts("configuration").Config("shuttle", "lstm", k=0.5, steps=8_000, eval_every=200, seed=1)
+        assert scripts("results_file").digest(config) == "e93473cebe91"  # in docs/results.jsonl.gz
+
+    def test_defaults_are_those_that_the_runs_of_before_were_made_with(self, scripts):
+        now = asdict(scripts("configuration").Config("shuttle"))
+        assert now == {"dataset": "shuttle", **DEFAULTS}, (
+            "The defaults of `Config` are not those of the runs in docs/results.jsonl.gz. Digests leave them out: they "
+            "would count as runs with the new one. Keep the old one, or delete all runs that do not set the "
+            "field, there and in runs/, and do them anew (make results). Of a new field the default must change "
+            "nothing. Then write it into DEFAULTS."
+        )
 
 
 class TestSharing:
@@ -151,15 +194,46 @@ class TestEqualTime:
         methods = ("uniform", "gradient-norm:1:upper-bound", "last-loss:1:upper-bound+gate")
         few = comparisons.Comparison("few", methods, settings)
         monkeypatch.setattr(times, "EVIDENCE", (few,))
+        monkeypatch.setattr(times, "TURNS", 2)
         monkeypatch.setattr("sys.argv", ["step_times.py", "--out", str(tmp_path / "times.json")])
         times.main()
-        costs = scripts("equal_time").read_step_times(tmp_path / "times.json")["few"]
-        assert costs["uniform"] == 1
-        assert costs["gradient-norm:1:upper-bound"] > 2
-        assert costs["last-loss:1:upper-bound+gate"] > 0
+        measured = scripts("equal_time").read_step_times(tmp_path / "times.json")["few"]
+        assert list(measured.steps) == list(methods[:2])
+        assert [run.is_open for run in measured.runs[methods[2]]] == [False] * times.GATED_RUNS  # after five steps
+        assert measured.costs[methods[2]] == sorted(run.ratio for run in measured.runs[methods[2]])[1]
         monkeypatch.setattr(times, "measure", None)
         monkeypatch.setattr(times, "measure_runs", None)
         times.main()  # has them all
+
+    def test_a_cost_is_of_all_steps_and_so_of_what_is_done_at_intervals(self, scripts, monkeypatch):
+        comparisons, times = scripts("comparisons"), scripts("step_times")
+        few = comparisons.Comparison("few", ("uniform", "svrg@0.1"), {"dataset": "shuttle"})
+        clock = [0.0]
+
+        def steps(every):
+            for step in itertools.count():
+                clock[0] += 101.0 if every and step % every == 0 else 1.0
+                yield step
+
+        every = {"uniform": 0, "svrg@0.1": 64}
+        monkeypatch.setattr(
+            times, "start", lambda comparison, text, task: SimpleNamespace(steps=lambda: steps(every[text]))
+        )
+        monkeypatch.setattr(times, "process_time", lambda: clock[0])
+        costs = times.measure(few, list(every), None)
+        assert costs == pytest.approx({"uniform": 1, "svrg@0.1": 1 + 100 / 64}, rel=1e-3)
+
+    def test_times_of_another_machine_are_not_added_to(self, scripts, tmp_path):
+        recorded, path = scripts("equal_time").recorded, tmp_path / "times.json"
+        with recorded("few", {"cpu": "A"}, path) as times:
+            times.steps["uniform"] = 1.0
+        before = path.read_text()
+        with pytest.raises(ValueError, match="from another machine"), recorded("few", {"cpu": "B"}, path) as times:
+            pass
+        assert path.read_text() == before
+        with recorded("other", {"cpu": "B"}, path) as times:
+            times.steps["uniform"] = 1.0
+        assert scripts("equal_time").read_step_times(path)["few"].steps == {"uniform": 1.0}
 
 
 class TestTable:
@@ -175,7 +249,7 @@ class TestTable:
         assert row["of uniform's"] == "0.67 ± 0.47"  # a third of the steps, and as many
         assert row["in seconds"] == "1.33"
         assert row["seeds"] == "2 of 2"
-        assert row["error of uniform's"] == "0.69"  # of 0.5 / 1.1 and 1.2 / 1.3
+        assert row["error of uniform's"] == "0.69 ± 0.33"  # of 0.5 / 1.1 and 1.2 / 1.3
         assert row["step time"] == "2.00"
 
     def test_captured_is_the_mean_after_the_first_epochs(self, scripts, run):
@@ -211,10 +285,21 @@ class TestDocument:
     def test_the_overview_has_steps_and_the_end_over_uniforms(self, scripts, run):
         runs = {"uniform": {0: run(0.5, 0.25)}, "good": {0: run(0.25, 0.125)}, "bad": {0: run(1.0, 0.5)}}
         score = scripts("scores").TEST_ERROR
-        table = scripts("results_document").overview_table({"Few": (runs, score)}, ["good", "bad", "none"], {})
+        overview = scripts("overview")
+        row = overview.OverviewRow("Few", runs, score, seeds=1)
+        table = overview.overview_table([row], ["good", "bad", "none"])
         assert table.splitlines()[2] == "| Few | 0.50 / 0.50 | - / 2.00 |  |"
-        table = scripts("results_document").overview_table({"Few": (runs, score)}, ["good"], {"Few": {"good": 3.0}})
-        assert table.splitlines()[2] == "| Few | 1.50 / 0.50 |"
+        table = overview.overview_table([replace(row, costs={"good": 3.0}, seeds=3)], ["good"])
+        assert table.splitlines()[2] == "| Few | 1.50 / 0.50 (1 of 3 seeds) |"
+
+    def test_gates_have_the_median_run_and_how_many_are_open(self, scripts):
+        gated = scripts("equal_time").GatedRun
+        runs = [gated(1.25, 3.0, True, 2.0), gated(1.0, 2.0, False, None), gated(1.125, 4.0, True, 3.0)]
+        table = scripts("overview").gates_table({"Few": {"lstm": runs, "rais": runs[1:2]}})
+        assert table.splitlines()[2:] == [
+            "| Few | lstm | 3 ms | 1.12 (1.00 to 1.25) | open in 2 of 3 | 2.0 to 3.0 times |",
+            "| Few | rais | 2 ms | 1.00 (1.00 to 1.00) | closed | - |",
+        ]
 
     def test_draws_overview_and_figures_that_the_document_shows(self, scripts, results, key, run, tmp_path):
         comparisons, jobs, reports = scripts("comparisons"), scripts("jobs"), scripts("reports")
@@ -222,7 +307,7 @@ class TestDocument:
         planned = jobs.plan(comparison, results, None)
         for job in planned:
             results.append(job.key, [replace(row, class_errors=[0.5] * 7) for row in run(0.5, 0.25)])
-        report = reports.Report(comparison, planned, results, {})
+        report = reports.Report(comparison, planned, results)
         document = tmp_path / "page.md"
         document.write_text(
             "![](page/few.png)\n<!-- table: few -->\n<!-- end -->\n<!-- table: overview -->\n<!-- end -->\n"
@@ -242,3 +327,45 @@ class TestComparisons:
         assert len({each.name for each in comparisons.EVIDENCE}) == len(comparisons.EVIDENCE)
         names = {each.name for each in comparisons.EVIDENCE}
         assert {each.like for each in comparisons.EVIDENCE} <= {None, *names}
+
+
+class TestCommand:
+    @pytest.fixture
+    def compare(self, scripts, monkeypatch, tmp_path):
+        """Return a function that runs `compare.py` with one small comparison as its preset."""
+        module, comparisons = scripts("compare"), scripts("comparisons")
+        few = comparisons.Comparison("few", ("uniform", "lstm:0.5"), {"dataset": "shuttle", "steps": 2}, seeds=1)
+        monkeypatch.setattr(module, "PRESETS", {"results": (few,)})
+
+        def run(*options):
+            monkeypatch.setattr("sys.argv", ["compare.py", "--out", str(tmp_path), *map(str, options)])
+            module.main()
+            return scripts("jobs").plan(few, scripts("results_file").ResultsFile(tmp_path / "results.jsonl"), None)
+
+        return run
+
+    def test_publishes_what_is_finished_and_fills_in_the_document(self, scripts, compare, run, key, tmp_path, capsys):
+        document, published = tmp_path / "page.md", tmp_path / "published.jsonl.gz"
+        document.write_text("<!-- table: few -->\n<!-- end -->\n")
+        command = ("--preset", "results", "--publish", published, "--document", document, "--report-only")
+        for job in compare(*command):
+            job.results.append(job.key, [replace(row, class_errors=[0.5] * 7) for row in run(0.5, 0.25)])
+        job.results.append(key, run(0.5))  # of something else
+        planned = compare(*command)
+        assert "| lstm, k = 0.5 |" in document.read_text()
+        assert set(scripts("results_file").read_runs(published)) == {job.key for job in planned}
+        assert "1 finished runs are not planned" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            ("--methods", "uniform", "--only", "few"),
+            ("--methods", "uniform", "--publish", "some.jsonl"),
+            ("--preset", "results", "--methods", "uniform"),
+            ("--preset", "results", "--only", "few", "--document", "page.md"),
+        ],
+    )
+    def test_options_that_exclude_each_other_are_refused(self, compare, options, capsys):
+        with pytest.raises(SystemExit):
+            compare(*options)
+        assert "error: --" in capsys.readouterr().err

@@ -161,6 +161,7 @@ class TestCompare:
         assert method.parse("svrg@0.1") == method("svrg", lr=0.1)
         assert method.parse("rais:1:upper-bound+gain") == method("rais", 1.0, "upper-bound", gain=True)
         assert method.parse("lstm@1e-2+gate").settings["gate"] == "auto"
+        assert method.parse("lstm:1.0+gate").gated
 
     @pytest.mark.parametrize("text", ["uniform", "lstm", "lstm:0.5", "lstm:1:upper-bound@0.003+gain+gate", "scsg@0.1"])
     def test_a_method_is_written_as_it_is_read(self, scripts, text):
@@ -171,6 +172,13 @@ class TestCompare:
     )
     def test_methods_written_otherwise_are_refused(self, scripts, text):
         with pytest.raises(ValueError, match=r"must be written predictor\[:k\[:observe\]\]"):
+            scripts("methods").Method.parse(text)
+
+    @pytest.mark.parametrize("text", ["lstm:0.5+gate", "oracle:0+gate", "lstm:-1:upper-bound@0.1+gain+gate"])
+    def test_a_gate_is_refused_where_it_would_do_nothing(self, scripts, text):
+        with pytest.raises(
+            ValueError, match=rf"`\+gate` must be with k = 1, .*; got {re.escape(repr(text))}\. Leave one"
+        ):
             scripts("methods").Method.parse(text)
 
     def test_arrival_at_uniforms_best_is_the_mean_over_seeds_that_get_there(self, scripts):
@@ -289,6 +297,17 @@ def test_batch_normalisation_is_weighted_by_the_draw_whatever_k(scripts):
     torch.testing.assert_close(training.model[1].running_mean, 0.1 * shares @ means)
     plain = scripts("training").Training(replace(config, predictor="uniform", k=1), task)
     assert type(plain.model[1]) is torch.nn.BatchNorm2d
+
+
+@pytest.mark.parametrize("name", ["uniform", "rs2", "infobatch", "selective-backprop", "svrg", "oracle", "upper-bound"])
+def test_captured_refuses_what_predicts_nothing_before_it_trains(scripts, monkeypatch, name):
+    captured = scripts("captured")
+    monkeypatch.setattr("sys.argv", ["captured.py", "--predictors", "lstm", name, "--steps", "1"])
+    monkeypatch.setattr(captured, "run_parallel", None)
+    with pytest.raises(
+        SystemExit, match=rf"captured\.py: error: `--predictors` must predict .*; got {name}\. Leave that"
+    ):
+        captured.main()
 
 
 def test_captured_by_hand(scripts):

@@ -60,8 +60,6 @@ class InfoBatch:
         ValueError: an argument is out of its bounds.
     """
 
-    forward_passes = 0
-
     def __init__(
         self,
         num_samples: int,

@@ -64,7 +64,6 @@ class Katyusha(VarianceReduced):
         tau2: float = 0.5,
         chunk: int = 1024,
     ) -> None:
-        check(weight_decay >= 0, "Katyusha(weight_decay=...)", "at least 0", weight_decay, "Use 0 for none.")
         check(
             inner_steps is None or inner_steps >= 1,
             "Katyusha(inner_steps=...)",
@@ -75,8 +74,9 @@ class Katyusha(VarianceReduced):
         check(0 <= tau2 <= 0.5, "Katyusha(tau2=...)", "in [0, 0.5]", tau2, "The paper uses 0.5.")
         in_bounds = tau1 is None or 0 < tau1 <= 1 - tau2
         check(in_bounds, "Katyusha(tau1=...)", f"above 0 and at most 1 - tau2 = {1 - tau2:g}", tau1, "Leave it out.")
-        super().__init__(model, loss, samples, lr=lr, chunk=chunk, tau1=0.0, weight=1.0, total=0.0)
-        self._weight_decay, self._inner_steps, self._tau1, self._tau2 = weight_decay, inner_steps, tau1, tau2
+        progress = {"tau1": 0.0, "weight": 1.0, "total": 0.0}
+        super().__init__(model, loss, samples, lr=lr, weight_decay=weight_decay, chunk=chunk, **progress)
+        self._inner_steps, self._tau1, self._tau2 = inner_steps, tau1, tau2
 
     def _begin_stage(self, batch_size: int) -> int:
         first = self._progress["stage"] == 1

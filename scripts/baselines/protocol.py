@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-__all__ = ["Batch", "BatchChooser", "GradientMethod", "Samples"]
+__all__ = ["Batch", "BatchChooser", "Samples"]
 
 Batch = tuple[Tensor, Tensor]
 """Inputs [B, ...] and targets [B]."""
@@ -42,13 +42,7 @@ class Samples(Protocol):
 
 
 class BatchChooser(Protocol):
-    """Chooses which samples are trained on, and what they weigh.
-
-    Attributes:
-        forward_passes: samples that were run forward only to be chosen from. What is trained on is not counted.
-    """
-
-    forward_passes: int
+    """Chooses which samples are trained on, and what they weigh."""
 
     def epoch(self) -> Iterator[Batch]:
         """Iterate over an epoch, or what is left of one that was begun: indices int64 [B] and weights float32 [B].
@@ -75,31 +69,5 @@ class BatchChooser(Protocol):
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state."""
-        ...
-
-
-class GradientMethod(Protocol):
-    """Computes gradients of its own from uniform batches, and steps. Each is a `torch.optim.Optimizer` otherwise.
-
-    So `LambdaLR(method, ...)`, `method.param_groups[0]["lr"]`, `state_dict` and `load_state_dict` are as ever. Only
-    `step` differs: it takes the batch, runs the network itself, and neither reads nor writes `.grad`.
-
-    Attributes:
-        gradient_evaluations: gradients of single samples that were computed, all told. A step of SGD costs B of them.
-    """
-
-    gradient_evaluations: int
-    param_groups: list[dict[str, Any]]
-
-    def step(self, batch: Batch) -> float:
-        """Train on a batch; return its mean loss before the step, where the gradient was computed."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the complete state."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
         ...

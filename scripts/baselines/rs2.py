@@ -1,4 +1,4 @@
-"""RS2: a fresh random subset every epoch, and a schedule that ends when the budget does.
+"""RS2: a fresh random subset every epoch.
 
 Reference: Okanovic, Waleffe, Mageirakos, Nikolakakis, Karbasi, Kalogerias, Gürel, Rekatsinas: Repeated random sampling
 for minimizing the time-to-accuracy of learning. ICLR 2024.
@@ -22,8 +22,8 @@ class RS2:
     """Repeated sampling of random subsets: epochs of rN samples, none of them twice in an epoch.
 
     The gradient is that of plain training. What saves time is that a training of as many epochs takes a share r of the
-    steps, *with the learning rate's schedule compressed to them*, see `compressed_steps`. Without replacement the
-    subsets are parts of plain epochs: at equal steps and with the same schedule that is plain training.
+    steps, *with the learning rate's schedule compressed to them*, as one over `Config.steps` is. Without replacement
+    the subsets are parts of plain epochs: at equal steps and with the same schedule that is plain training.
 
     Reference: Okanovic et al. (2024), section 3 (RS2 with and without replacement).
 
@@ -39,28 +39,17 @@ class RS2:
         ValueError: an argument is out of its bounds.
     """
 
-    forward_passes = 0
-
     def __init__(
         self, num_samples: int, batch_size: int, *, fraction: float = 0.1, replacement: bool = True, seed: int = 0
     ) -> None:
         check_sizes("RS2", num_samples, batch_size)
         check(0 < fraction <= 1, "RS2(fraction=...)", "in (0, 1]", fraction, "Use 1 for plain epochs.")
-        self.fraction = fraction
         self._num_samples = num_samples
         self._subset_size = max(1, round(fraction * num_samples))
         self._replacement = replacement
         self._generator = torch.Generator().manual_seed(seed)
         self._rest = torch.empty(0, dtype=torch.int64)
         self._plan = EpochPlan(batch_size)
-
-    def compressed_steps(self, full_steps: int) -> int:
-        """Return how many steps take the place of a full training's, and so where the schedule has to end.
-
-        Args:
-            full_steps: steps of as many epochs over all samples, over which the schedule would fall.
-        """
-        return max(1, round(self.fraction * full_steps))
 
     def epoch(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Iterate over the batches of a new subset, or of what is left of the last one; the weights are 1."""

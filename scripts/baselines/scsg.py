@@ -57,6 +57,7 @@ class SCSG(VarianceReduced):
         loss: returns the mean loss of a batch, of outputs and targets.
         samples: all samples, of which the large batches are drawn.
         lr: step size η.
+        weight_decay: of a ridge, see `VarianceReduced`.
         big_batch: B_1; by default b, which with b = 1 is the paper's :math:`j^{3/2}`.
         batch_growth: exponent g.
         lr_exponent: exponent of b / B_j in the step size; 0 for a constant one.
@@ -75,6 +76,7 @@ class SCSG(VarianceReduced):
         samples: Samples,
         *,
         lr: float,
+        weight_decay: float = 0.0,
         big_batch: int | None = None,
         batch_growth: float = 1.5,
         lr_exponent: float = 2 / 3,
@@ -89,7 +91,8 @@ class SCSG(VarianceReduced):
         known = inner in ("geometric", "fixed")
         check(known, "SCSG(inner=...)", "geometric or fixed", inner, "The paper's stages are geometric.")
         state = torch.Generator().manual_seed(seed).get_state()
-        super().__init__(model, loss, samples, lr=lr, chunk=chunk, shrink=1.0, generator=state)
+        progress = {"shrink": 1.0, "generator": state}
+        super().__init__(model, loss, samples, lr=lr, weight_decay=weight_decay, chunk=chunk, **progress)
         self._big_batch, self._batch_growth = big_batch, batch_growth
         self._lr_exponent, self._fixed = lr_exponent, inner == "fixed"
 
@@ -108,5 +111,4 @@ class SCSG(VarianceReduced):
         return steps
 
     def _move(self, estimate: list[Tensor]) -> None:
-        for value, gradient in zip(self._parameters, estimate, strict=True):
-            value.sub_(gradient, alpha=self._progress["lr"] * self._progress["shrink"])
+        self._descend(estimate, self._progress["lr"] * self._progress["shrink"])

@@ -59,9 +59,6 @@ class SelectiveBackprop:
 
     Raises:
         ValueError: an argument is out of its bounds.
-
-    Attributes:
-        forward_passes: samples that were scored.
     """
 
     def __init__(
@@ -77,7 +74,6 @@ class SelectiveBackprop:
         check_sizes("SelectiveBackprop", num_samples, batch_size)
         check(beta > 0, "SelectiveBackprop(beta=...)", "above 0", beta, "Use 1 to train on about half of the samples.")
         check(window >= 1, "SelectiveBackprop(window=...)", "at least 1", window, "1024 is usual.")
-        self.forward_passes = 0
         self._num_samples, self._batch_size = num_samples, batch_size
         self._score, self._beta, self._window = score, beta, window
         self._generator = torch.Generator().manual_seed(seed)
@@ -112,7 +108,6 @@ class SelectiveBackprop:
         """Score candidates and let the selected ones wait; a loss that is not finite counts as the highest."""
         losses = self._score(indices).detach().to("cpu", torch.float32).nan_to_num(math.inf, math.inf, math.inf)
         check_observed("SelectiveBackprop(score=...)", indices, losses)
-        self.forward_passes += len(indices)
         self._recent = torch.cat([self._recent, losses])[-self._window :]
         probabilities = selection_probabilities(losses, self._recent, self._beta)
         draws = torch.rand(len(indices), dtype=torch.float64, generator=self._generator)
@@ -125,7 +120,6 @@ class SelectiveBackprop:
             "selected": self._selected,
             "recent": self._recent,
             "generator": self._generator.get_state(),
-            "forward_passes": self.forward_passes,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -133,4 +127,3 @@ class SelectiveBackprop:
         self._candidates.load_state_dict(state["candidates"])
         self._selected, self._recent = state["selected"], state["recent"]
         self._generator.set_state(state["generator"])
-        self.forward_passes = state["forward_passes"]

@@ -36,6 +36,7 @@ class SVRG(VarianceReduced):
         loss: returns the mean loss of a batch, of outputs and targets.
         samples: all samples.
         lr: step size η; the paper's theory asks for about 0.1 / L.
+        weight_decay: of a ridge, see `VarianceReduced`.
         inner_steps: steps m of a stage; by default ⌈5 N / B⌉, the paper's 5 N gradients for non-convex problems. It
             uses 2 N for convex ones.
         chunk: samples of the full gradient that are run at once.
@@ -51,6 +52,7 @@ class SVRG(VarianceReduced):
         samples: Samples,
         *,
         lr: float,
+        weight_decay: float = 0.0,
         inner_steps: int | None = None,
         chunk: int = 1024,
     ) -> None:
@@ -61,7 +63,7 @@ class SVRG(VarianceReduced):
             inner_steps,
             "Leave it out for 5 N / B.",
         )
-        super().__init__(model, loss, samples, lr=lr, chunk=chunk)
+        super().__init__(model, loss, samples, lr=lr, weight_decay=weight_decay, chunk=chunk)
         self._inner_steps = inner_steps
 
     def _begin_stage(self, batch_size: int) -> int:

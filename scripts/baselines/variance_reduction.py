@@ -26,6 +26,9 @@ class VarianceReduced(Optimizer):
     the snapshot's term touches buffers such as running statistics. Dropout is noise in the anchor, and batch
     normalisation makes it one of chunks: there the expectation is off by the anchor's error.
 
+    An optimizer like any other but for `step`, which takes the batch, runs the network itself, and neither reads nor
+    writes `.grad`. `gradient_evaluations` counts what a step costs: one of SGD costs B.
+
     Subclasses say how a stage begins (`_begin_stage`) and what a step does (`_approach`, `_move`). Counters are in the
     parameter group, so that `state_dict` has them.
 
@@ -34,6 +37,7 @@ class VarianceReduced(Optimizer):
         loss: returns the mean loss of a batch, of outputs and targets.
         samples: all samples, for the anchor.
         lr: step size.
+        weight_decay: σ of a ridge σ/2 ‖w‖² beside the loss, whose gradient needs no estimate.
         chunk: samples of the anchor that are run at once.
         progress: counters of the subclass.
 
@@ -48,14 +52,17 @@ class VarianceReduced(Optimizer):
         samples: Samples,
         *,
         lr: float,
+        weight_decay: float = 0.0,
         chunk: int = 1024,
         **progress: Any,
     ) -> None:
         name = type(self).__name__
         check(lr > 0, f"{name}(lr=...)", "above 0", lr, "Start from a tenth of 1 / L, for gradients L-Lipschitz.")
+        check(weight_decay >= 0, f"{name}(weight_decay=...)", "at least 0", weight_decay, "Use 0 for none.")
         check(chunk >= 1, f"{name}(chunk=...)", "at least 1", chunk, "1024 is usual.")
         check(len(samples) >= 1, f"{name}(samples=...)", "at least one", len(samples), "Pass the training samples.")
         self._model, self._loss, self._samples, self._chunk = model, loss, samples, chunk
+        self._weight_decay = weight_decay
         named = {name: value for name, value in model.named_parameters() if value.requires_grad}
         self._names, self._parameters = list(named), list(named.values())
         super().__init__(self._parameters, {"lr": lr, "left": 0, "stage": 0, "gradient_evaluations": 0, **progress})
@@ -100,8 +107,11 @@ class VarianceReduced(Optimizer):
 
     def _move(self, estimate: list[Tensor]) -> None:
         """Step along an estimate of the gradient, without gradients."""
+        self._descend(estimate, self._progress["lr"])
+
+    def _descend(self, estimate: list[Tensor], rate: float) -> None:
         for value, gradient in zip(self._parameters, estimate, strict=True):
-            value.sub_(gradient, alpha=self._progress["lr"])
+            value.mul_(1 - rate * self._weight_decay).sub_(gradient, alpha=rate)
 
     def _take_snapshot(self, indices: Tensor, points: list[Tensor] | None = None) -> None:
         """Make these points, by default where the network is, the snapshot, and these samples the anchor."""

@@ -1,4 +1,4 @@
-"""RS2: subsets of rN distinct samples, independent or in passes, and a compressed schedule."""
+"""RS2: subsets of rN distinct samples, independent or in passes."""
 
 import copy
 
@@ -48,13 +48,6 @@ def test_passes_stay_balanced_where_the_subset_does_not_divide_them(baselines):
         seen += subset.bincount(minlength=10)
         assert seen.max() - seen.min() <= 1
     assert seen.tolist() == [10] * 10
-
-
-def test_the_schedule_ends_with_the_budget(baselines):
-    chooser = baselines("rs2").RS2(1_000, 10, fraction=0.3)
-    full_epochs = 7
-    steps = sum(len(list(chooser.epoch())) for _ in range(full_epochs))
-    assert chooser.compressed_steps(full_epochs * 100) == steps == 210
 
 
 @pytest.mark.parametrize("replacement", [True, False])

@@ -40,6 +40,25 @@ def test_a_schedule_moves_its_step_size(build, least_squares):
     assert moved == [True, True, False]
 
 
+@pytest.mark.parametrize("name", ["svrg", "scsg"])
+def test_weight_decay_is_that_of_a_ridge(baselines, least_squares, name):
+    problem = least_squares(6, [1.0, 0.5], ridge=0.3)
+    build = getattr(baselines(name), name.upper())
+    options = {"lr": 0.1 / problem.smoothness}
+    ridge = build(problem.model(), problem.loss, problem.samples, **options)
+    decay = build(problem.model(ridge=False), problem.loss, problem.samples, weight_decay=0.3, **options)
+    for batch in problem.batches(40, 2):
+        ridge.step(batch)
+        decay.step(batch)
+        torch.testing.assert_close(weight(decay), weight(ridge))
+    assert weight(ridge).norm() > 0.1
+
+
+def test_refuses_a_negative_weight_decay(build, least_squares):
+    with pytest.raises(ValueError, match=r"`SVRG\(weight_decay=\.\.\.\)` must be at least 0; got -1\. Use 0 for none"):
+        build(least_squares(6, [1.0, 0.5]), weight_decay=-1)
+
+
 def network(seed=0):
     torch.manual_seed(seed)
     layers = [nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 2)]
