@@ -1,10 +1,10 @@
 """Time a step of each method beside one of uniform, for the comparisons in equal time.
 
-All methods of a comparison take turns, so that all have the same machine; what counts is the time that the process has
-the cores for, as that of fits in a thread beside the training is. They train on the first samples only, since what they
-do in the first epoch is not what they do later. What a gate does is a matter of the whole run, and of chance, so those
-with a gate take turns with uniform through all of it, with each of three seeds, by the clock. What the file has already
-is not measured again.
+All methods of a comparison take turns, so that all have the same machine. What counts is processor time of the thread
+that trains: whatever else runs, fits in a thread beside it too, is taken to have other cores. They train on the first
+samples only, since what they do in the first epoch is not what they do later. What a gate does is a matter of the whole
+run, and of chance, so those with a gate take turns with uniform through all of it, with each of three seeds, by the
+clock. What the file has already is not measured again.
 
 Example:
     python scripts/step_times.py --only shuttle
@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import stdev
-from time import process_time
+from time import thread_time
 
 import torch
 from tqdm import tqdm
@@ -37,9 +37,12 @@ FIRST_BATCHES, OF_CHOOSERS = 16, 160
 """Batches of the samples that are trained on, an epoch, of which the first is not timed. Choosers leave samples out,
 RS2 nine in ten, and what they keep is to be many full batches."""
 
-SETTLING, TURN, TURNS = 8, 32, 16
+SETTLING, TURN, TURNS = 8, 32, 4
 """Steps after the first epoch before the timing, and of a turn: as many updates as are learned from together at most,
-or a multiple. All turns together see what is done at intervals: snapshots of all samples, fits."""
+or a multiple. All turns together see what is done at intervals, as snapshots of all samples are."""
+
+ROUNDS = 4
+"""Of these turns, each with trainings of its own: where in memory one lies makes it up to a tenth slower."""
 
 GATED_RUNS = 3
 """Runs of a method with a gate, a seed each."""
@@ -109,22 +112,27 @@ def measure_missing(comparison: Comparison, path: Path, data_dir: Path | None, *
 
 def measure(comparison: Comparison, methods: list[str], task: Task) -> dict[str, float]:
     """Return the time of a step of each method over one of uniform, and print it with its standard error over turns."""
-    trainings = {text: start(comparison, text, task).steps() for text in methods}
     warm_up = {text: num_batches(comparison, text) + SETTLING for text in methods}
+    total = ROUNDS * (sum(warm_up.values()) + len(methods) * TURN * TURNS)
     seconds: dict[str, list[float]] = {text: [] for text in methods}
-    with tqdm(total=sum(warm_up.values()) + len(methods) * TURN * TURNS, unit="step", desc=comparison.name) as bar:
-        for text, steps in trainings.items():
-            take(steps, warm_up[text], bar)
-        for _ in range(TURNS):
+    rounds = []  # all of them stay where they are, so that the next is elsewhere
+    with tqdm(total=total, unit="step", desc=comparison.name) as bar:
+        for _ in range(ROUNDS):
+            trainings = {text: start(comparison, text, task).steps() for text in methods}
+            rounds.append(trainings)
             for text, steps in trainings.items():
-                before = process_time()
-                take(steps, TURN, bar)
-                seconds[text].append(process_time() - before)
+                take(steps, warm_up[text], bar)
+            for _ in range(TURNS):
+                for text, steps in trainings.items():
+                    before = thread_time()
+                    take(steps, TURN, bar)
+                    seconds[text].append(thread_time() - before)
     costs = {}
     for text, own in seconds.items():
         costs[text] = float(f"{sum(own) / sum(seconds[BASELINE]):.4g}")
         ratios = [turn / baseline for turn, baseline in zip(own, seconds[BASELINE], strict=True)]
-        print(f"{comparison.name}, {text}: {costs[text]:.3f} ± {stdev(ratios) / math.sqrt(TURNS):.3f} times as long")
+        error = stdev(ratios) / math.sqrt(len(ratios))
+        print(f"{comparison.name}, {text}: {costs[text]:.3f} ± {error:.3f} times as long")
     return costs
 
 

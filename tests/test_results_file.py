@@ -194,6 +194,7 @@ class TestEqualTime:
         methods = ("uniform", "gradient-norm:1:upper-bound", "last-loss:1:upper-bound+gate")
         few = comparisons.Comparison("few", methods, settings)
         monkeypatch.setattr(times, "EVIDENCE", (few,))
+        monkeypatch.setattr(times, "ROUNDS", 1)
         monkeypatch.setattr(times, "TURNS", 2)
         monkeypatch.setattr("sys.argv", ["step_times.py", "--out", str(tmp_path / "times.json")])
         times.main()
@@ -219,7 +220,7 @@ class TestEqualTime:
         monkeypatch.setattr(
             times, "start", lambda comparison, text, task: SimpleNamespace(steps=lambda: steps(every[text]))
         )
-        monkeypatch.setattr(times, "process_time", lambda: clock[0])
+        monkeypatch.setattr(times, "thread_time", lambda: clock[0])
         costs = times.measure(few, list(every), None)
         assert costs == pytest.approx({"uniform": 1, "svrg@0.1": 1 + 100 / 64}, rel=1e-3)
 
