@@ -97,8 +97,8 @@ WITH_SGD = (
     *("lstm:1:upper-bound@0.01+gain", "rais:1:upper-bound@0.01+gain", "svrg@0.3", "katyusha@0.3", "scsg@0.3"),
 )
 GRADIENT_OPTIONS = {"scsg": {"big_batch": 4_096, "batch_growth": 0.0, "lr_exponent": 0.0, "inner": "fixed"}}
-"""Stages of 32 minibatches and a constant rate, as in its authors' code, but minibatches of plain epochs, where theirs are
-parts of the stage's large batch. With the step sizes of the theory it stalls."""
+"""Stages of 32 minibatches and a constant rate, as in its authors' code, but minibatches of plain epochs, where theirs
+are parts of the stage's large batch. With the step sizes of the theory it stalls."""
 
 ADAM_RATES = (0.0003, 0.001, 0.003, 0.01)
 
