@@ -80,10 +80,10 @@ EACH = (*DRAWN, *GATED, "rank:0.5", "upper-bound:1:upper-bound", "oracle:1", *OT
 """One of each kind, where a step takes long; `ALL` where every k is affordable."""
 IN_TIME = (*DRAWN, *GATED, "upper-bound:1:upper-bound", *OTHERS)
 RATES_IN_TIME = {
-    "shuttle": 0.001,
+    "shuttle": 0.003,
     "fashion-mnist-lt": 0.003,
     "fashion-mnist-small": 0.003,
-    "fashion-mnist-finetune": 0.003,
+    "fashion-mnist-finetune": 0.01,
     "fashion-mnist-rows": 0.01,
     "kjv": 0.003,
 }
@@ -155,15 +155,15 @@ RATES = (
     tuning("fashion-mnist-noisy-10", {"dataset": "fashion-mnist-noisy-10", **NOISY}),
     tuning("fashion-mnist-small", SMALL, seeds=2),
     tuning("fashion-mnist-finetune", FINE_TUNED),
-    tuning("fashion-mnist-rows", ROWS),
+    tuning("fashion-mnist-rows", ROWS, rates=(*ADAM_RATES, 0.03)),
     tuning("kjv", BIBLE, rates=(0.001, 0.003, 0.01)),
     tuning("fashion-mnist", PAPER, rates=(0.0003, 0.001, 0.003)),
     tuning("shuttle-time", SHUTTLE | FALLING, seeds=2),
     tuning("fashion-mnist-lt-time", LONG_TAILED | FALLING, seeds=2),
-    tuning("fashion-mnist-small-time", SMALL | FALLING),
-    tuning("fashion-mnist-finetune-time", FINE_TUNED | FALLING),
-    tuning("fashion-mnist-rows-time", ROWS | FALLING),
-    tuning("kjv-time", BIBLE | FALLING, rates=(0.001, 0.003, 0.01)),
+    tuning("fashion-mnist-small-time", SMALL | FALLING, rates=(*ADAM_RATES, 0.03)),
+    tuning("fashion-mnist-finetune-time", FINE_TUNED | FALLING, rates=(*ADAM_RATES, 0.03)),
+    tuning("fashion-mnist-rows-time", ROWS | FALLING, rates=(*ADAM_RATES, 0.03)),
+    tuning("kjv-time", BIBLE | FALLING, rates=(0.001, 0.003, 0.01, 0.03)),
 )
 # the rates are those of `RATES` with which uniform reaches its best
 AT_EQUAL_STEPS = (

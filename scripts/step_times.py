@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import stdev
-from time import thread_time
+from time import process_time, sleep, thread_time
 
 import torch
 from tqdm import tqdm
@@ -43,6 +43,9 @@ or a multiple. All turns together see what is done at intervals, as snapshots of
 
 ROUNDS = 4
 """Of these turns, each with trainings of its own: where in memory one lies makes it up to a tenth slower."""
+
+QUIET = 0.01
+"""Seconds without work before a turn."""
 
 GATED_RUNS = 3
 """Runs of a method with a gate, a seed each."""
@@ -124,6 +127,7 @@ def measure(comparison: Comparison, methods: list[str], task: Task) -> dict[str,
                 take(steps, warm_up[text], bar)
             for _ in range(TURNS):
                 for text, steps in trainings.items():
+                    wait_for_threads()
                     before = thread_time()
                     take(steps, TURN, bar)
                     seconds[text].append(thread_time() - before)
@@ -176,6 +180,15 @@ def start(comparison: Comparison, text: str, task: Task) -> Training:
     few = replace(task, train=InMemoryDataset(task.train.inputs[:size], task.train.targets[:size]), prepare=None)
     update_every = default_update_every(len(task.train), batch_size)
     return Training(comparison.config(text, update_every=update_every, steps=10**6), few)
+
+
+def wait_for_threads() -> None:
+    """Wait until nothing is left of what another training does in a thread, which would slow this one."""
+    while True:
+        before = process_time()
+        sleep(QUIET)
+        if process_time() - before < QUIET / 4:
+            return
 
 
 def num_batches(comparison: Comparison, text: str) -> int:
