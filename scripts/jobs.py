@@ -107,7 +107,8 @@ def run_unfinished(jobs: Sequence[Job], results: ResultsFile, processes: int) ->
     total_steps = sum(job.config.steps for job in unfinished)
     for _ in run_parallel(run, unfinished, processes=processes, total_steps=total_steps):
         pass  # each run saves its own results
-    if num_left := sum(job.key not in results.runs() for job in unfinished):
+    finished = results.runs()
+    if num_left := sum(job.key not in finished for job in unfinished):
         print(f"{num_left} runs are left to other processes, which are at them", file=sys.stderr)
 
 

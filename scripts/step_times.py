@@ -42,7 +42,7 @@ SETTLING, TURN, TURNS = 8, 32, 4
 or a multiple. All turns together see what is done at intervals, as snapshots of all samples are."""
 
 ROUNDS = 4
-"""Of these turns, each with trainings of its own: where in memory one lies makes it up to a tenth slower."""
+"""Of these turns, each with trainings of its own: two of the same code differ by up to a tenth as long as they last."""
 
 QUIET = 0.01
 """Seconds without work before a turn."""
@@ -118,7 +118,7 @@ def measure(comparison: Comparison, methods: list[str], task: Task) -> dict[str,
     warm_up = {text: num_batches(comparison, text) + SETTLING for text in methods}
     total = ROUNDS * (sum(warm_up.values()) + len(methods) * TURN * TURNS)
     seconds: dict[str, list[float]] = {text: [] for text in methods}
-    rounds = []  # all of them stay where they are, so that the next is elsewhere
+    rounds = []  # all of them are kept, so that the next are elsewhere in memory
     with tqdm(total=total, unit="step", desc=comparison.name) as bar:
         for _ in range(ROUNDS):
             trainings = {text: start(comparison, text, task).steps() for text in methods}
