@@ -1,5 +1,6 @@
 """Settings of the whole suite: one thread, seeded hypothesis, helper modules on the path."""
 
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -25,6 +26,13 @@ settings.register_profile(
 )
 settings.load_profile("suite")
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def scripts(monkeypatch):
+    """Return what imports a module of `scripts/` by its name."""
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "scripts")
+    return importlib.import_module
 
 
 @pytest.fixture

@@ -1,10 +1,8 @@
 """The methods of other papers in the training loop that all methods share, and what draws capture."""
 
 import copy
-import importlib
 import math
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,12 +10,6 @@ import torch
 
 CHOOSERS, GRADIENT_METHODS = ("rs2", "infobatch", "selective-backprop"), ("svrg", "katyusha", "scsg")
 METHODS = (*CHOOSERS, *GRADIENT_METHODS)
-
-
-@pytest.fixture
-def scripts(monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "scripts")
-    return importlib.import_module
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The benchmark of overheads: end to end on a few samples, its parts, and what it says of them."""
 
-import importlib
 import json
 import math
 import platform
@@ -15,13 +14,6 @@ from approx_is import ImportanceSampler
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 CPU = torch.device("cpu")
 SIZES = {"num_samples": 64, "batch_size": 8}
-
-
-@pytest.fixture
-def scripts(monkeypatch):
-    """Import a script's module by name, as the scripts import one another."""
-    monkeypatch.syspath_prepend(SCRIPTS)
-    return importlib.import_module
 
 
 @pytest.fixture

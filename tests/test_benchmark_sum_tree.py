@@ -17,13 +17,6 @@ SIZES = [70, 1000]
 
 
 @pytest.fixture
-def scripts(monkeypatch):
-    """Import a script's module by name, as the scripts import one another."""
-    monkeypatch.syspath_prepend(SCRIPTS)
-    return importlib.import_module
-
-
-@pytest.fixture
 def run(scripts, monkeypatch, tmp_path, capsys):
     """Run the script in this process with options; return what it printed and what it wrote."""
 

@@ -1,6 +1,5 @@
 """The figures of gradients: what they are computed with, and the scripts as a user runs them."""
 
-import importlib
 import json
 import math
 import sys
@@ -15,13 +14,6 @@ from torch import nn
 from approx_is import per_sample_gradient_norms
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
-
-
-@pytest.fixture
-def scripts(monkeypatch):
-    """Import a script's module by name, as the scripts import one another."""
-    monkeypatch.syspath_prepend(SCRIPTS)
-    return importlib.import_module
 
 
 @pytest.fixture

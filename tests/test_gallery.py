@@ -1,7 +1,6 @@
 """The gallery of samples by how often they were drawn, and the list of those that look mislabelled."""
 
 import csv
-import importlib
 import math
 import sys
 from pathlib import Path
@@ -15,13 +14,6 @@ from matplotlib.figure import Figure
 from approx_is import upper_bound
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
-
-
-@pytest.fixture
-def scripts(monkeypatch):
-    """Import a script's module by name, as the scripts import one another."""
-    monkeypatch.syspath_prepend(SCRIPTS)
-    return importlib.import_module
 
 
 @pytest.fixture

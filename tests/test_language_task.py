@@ -1,6 +1,5 @@
 """Language modelling with the scripts: the text, its samples, the network, and what an evaluation says."""
 
-import importlib
 import json
 import math
 import sys
@@ -13,13 +12,6 @@ import torch.nn.functional as F
 from torch import nn
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
-
-
-@pytest.fixture
-def scripts(monkeypatch):
-    """Import a script's module by name, as the scripts import one another."""
-    monkeypatch.syspath_prepend(SCRIPTS)
-    return importlib.import_module
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """What a sampler takes in memory, measured from outside, and training with a history on disk."""
 
-import importlib
 import json
 import math
 import sys
@@ -14,12 +13,6 @@ STATUS = "Name:\tpython\nVmHWM:\t     900 kB\nVmRSS:\t     600 kB\nRssAnon:\t   
 STATUS += "RssShmem:\t     300 kB\nThreads:\t1\n"
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads what Linux tells")
-
-
-@pytest.fixture
-def scripts(monkeypatch):
-    monkeypatch.syspath_prepend(SCRIPTS)
-    return importlib.import_module
 
 
 @pytest.fixture

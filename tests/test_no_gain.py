@@ -1,20 +1,12 @@
 """What a sampler costs where there is nothing to gain: the tasks, the turns with plain training, and the table."""
 
-import importlib
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from scipy.stats import chisquare
 
 from approx_is import registry
-
-
-@pytest.fixture
-def scripts(monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "scripts")
-    return importlib.import_module
 
 
 @pytest.fixture

@@ -1,11 +1,9 @@
 """The results of comparisons: kept once, whoever writes, and in tables against uniform's run of the same seed."""
 
-import importlib
 import itertools
 import json
 import math
 from dataclasses import asdict, replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -37,12 +35,6 @@ DEFAULTS = {
     "persistent_workers": False,
 }
 """Those of `Config` that the runs in docs/results.jsonl.gz were made with."""
-
-
-@pytest.fixture
-def scripts(monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "scripts")
-    return importlib.import_module
 
 
 @pytest.fixture

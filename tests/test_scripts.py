@@ -1,7 +1,6 @@
 """The scripts as a user runs them, and the parts of them that figures are computed with."""
 
 import gzip
-import importlib
 import json
 import math
 import os
@@ -18,13 +17,6 @@ import pytest
 import torch
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
-
-
-@pytest.fixture
-def scripts(monkeypatch):
-    """Import a script's module by name, as the scripts import one another."""
-    monkeypatch.syspath_prepend(SCRIPTS)
-    return importlib.import_module
 
 
 def run_script(name, *arguments):

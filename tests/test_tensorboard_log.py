@@ -1,6 +1,5 @@
 """What TensorBoard is given: every evaluation once, also by a run that was stopped and gone on with."""
 
-import importlib
 import json
 import math
 import sys
@@ -10,13 +9,6 @@ import pytest
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 OPTIONS = ["--dataset", "digits", "--model", "mlp", "--gate", "none", "--eval-every", 5, "--checkpoint-every", 7]
-
-
-@pytest.fixture
-def scripts(monkeypatch):
-    """Import a script's module by name, as the scripts import one another."""
-    monkeypatch.syspath_prepend(SCRIPTS)
-    return importlib.import_module
 
 
 @pytest.fixture
