@@ -38,10 +38,15 @@ def main() -> None:
         planned = {}
         for each in chosen(arguments):
             times = step_times.get(each.like or each.name)
-            if jobs := plan(each, results, arguments.data_dir, times.costs if times else {}):
+            costs = times.costs if times else {}
+            if each.like is not None and (untimed := [text for text in each.parsed if text not in costs]):
+                names = ", ".join(untimed)
+                print(
+                    f"{each.name}: not timed, so left out: {names}; run step_times.py --only {each.like}",
+                    file=sys.stderr,
+                )
+            if jobs := plan(each, results, arguments.data_dir, costs):
                 planned[each] = jobs, times
-            else:
-                print(f"{each.name}: no step was timed; run step_times.py --only {each.like}", file=sys.stderr)
         every_job = [job for jobs, _ in planned.values() for job in jobs]
         arguments.out.mkdir(parents=True, exist_ok=True)
         if not arguments.report_only:

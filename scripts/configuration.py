@@ -23,6 +23,9 @@ OBSERVATIONS = ("loss", "upper-bound")
 PRESAMPLING = {"oracle": "loss", "upper-bound": "upper-bound", "gradient-norm": "upper-bound"}
 """Predictors that score candidates with the network, and what is to be observed for their gate."""
 
+ANNEALED = ("rank", "last-loss")
+"""Predictors whose papers move how much they draw by importance in training, see `training.annealed_options`."""
+
 GATES = ("auto", "none")
 OPTIMIZERS = ("adam", "sgd")
 SCHEDULES = ("constant", "step", "linear")
@@ -55,6 +58,7 @@ class Config:
         refresh: largest age of a prediction in epochs.
         update_every: updates that the sampler learns from together; by default a 32nd of an epoch, 8 at most.
         reducible: whether samples are drawn by what training can still reduce of their importance.
+        annealed: whether what the predictor's paper moves in the course of training moves.
         predictor_options: keyword arguments of the predictor, or of the class in `baselines`.
         persistent_workers: whether these processes stay from epoch to epoch.
         shard: whether each process under torchrun holds a shard of the samples.
@@ -82,6 +86,7 @@ class Config:
     refresh: float = 0.5
     update_every: int | None = None
     reducible: bool = False
+    annealed: bool = False
     predictor_options: dict[str, Any] = field(default_factory=dict)
     persistent_workers: bool = False
     shard: bool = False
@@ -109,6 +114,8 @@ class Config:
             )
         if not self.has_sampler and self.reducible:
             raise ValueError(f"`reducible` needs a sampler; `--predictor {self.predictor}` has none.")
+        if self.annealed and self.predictor not in ANNEALED:
+            raise ValueError(f"`annealed` is for {' and '.join(ANNEALED)}; got {self.predictor}. Leave it out.")
         if not self.has_sampler and self.gain:
             raise ValueError(f"`--gain` needs a sampler; `--predictor {self.predictor}` has none.")
         if self.gain and self.observe == "loss":

@@ -22,8 +22,8 @@ from runs import write_atomically
 __all__ = [
     "STEP_TIMES",
     "Costs",
-    "GatedRun",
     "StepTimes",
+    "WholeRun",
     "read_step_times",
     "recorded",
     "relative_cost",
@@ -37,19 +37,19 @@ Costs = Mapping[str, float]
 
 
 @dataclass(frozen=True)
-class GatedRun:
-    """A whole run of a method with a gate beside one of uniform, from the same seed.
+class WholeRun:
+    """A whole run of a method with a gate or a thread beside one of uniform, from the same seed.
 
     Attributes:
         ratio: its time over that of uniform's run.
         step_ms: time of a step of uniform, in milliseconds.
-        is_open: whether its gate is, in the end.
+        is_open: whether its gate is, in the end; None without one.
         variance_ratio: by which its draws reduce the second moment, or would, as its gate reckons; None if not known.
     """
 
     ratio: float
     step_ms: float
-    is_open: bool
+    is_open: bool | None
     variance_ratio: float | None
 
 
@@ -59,17 +59,17 @@ class StepTimes:
 
     Attributes:
         machine: that all of them were measured on, see `machine.describe`.
-        steps: time of a step over one of uniform, by method as it is written, of those without a gate.
-        runs: of those with a gate, one a seed.
+        steps: time of a step over one of uniform, by method as it is written, of those that are timed by steps.
+        runs: of those with a gate or a thread, one a seed.
     """
 
     machine: dict[str, str]
     steps: dict[str, float] = field(default_factory=dict)
-    runs: dict[str, list[GatedRun]] = field(default_factory=dict)
+    runs: dict[str, list[WholeRun]] = field(default_factory=dict)
 
     @property
     def costs(self) -> dict[str, float]:
-        """A step's time over one of uniform, of all methods; with a gate the median over whole runs."""
+        """A step's time over one of uniform, of all methods; the median over runs where whole runs were timed."""
         return {**self.steps, **{text: median(run.ratio for run in runs) for text, runs in self.runs.items()}}
 
 
@@ -86,7 +86,7 @@ def read_step_times(path: Path = STEP_TIMES) -> dict[str, StepTimes]:
             name: StepTimes(
                 own["machine"],
                 own["steps"],
-                {text: [GatedRun(**run) for run in runs] for text, runs in own["runs"].items()},
+                {text: [WholeRun(**run) for run in runs] for text, runs in own["runs"].items()},
             )
             for name, own in json.loads(path.read_text(encoding="utf-8")).items()
         }

@@ -8,12 +8,14 @@ from typing import Any
 
 from configuration import OBSERVATIONS, WITHOUT_SAMPLER, Config
 
-FORM = "predictor[:k[:observe]][@rate][+gain][+gate][+reducible]"
+FORM = "predictor[:k[:observe]][@rate][+gain][+gate][+reducible][+annealed]"
 NUMBER = r"-?\d*\.?\d+"
 WRITTEN = re.compile(
     rf"(?P<predictor>[^:@+]+)(:(?P<k>{NUMBER})(:(?P<observe>{'|'.join(OBSERVATIONS)}))?)?"
     rf"(@(?P<lr>{NUMBER}(e-?\d+)?))?(?P<gain>\+gain)?(?P<gate>\+gate)?(?P<reducible>\+reducible)?"
+    r"(?P<annealed>\+annealed)?"
 )
+OF_SAMPLERS = ("k", "gain", "gate", "reducible", "annealed")
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Method:
         gain: as in `Config`.
         gated: whether its gate is `auto`.
         reducible: as in `Config`.
+        annealed: as in `Config`.
     """
 
     predictor: str
@@ -37,6 +40,7 @@ class Method:
     gain: bool = False
     gated: bool = False
     reducible: bool = False
+    annealed: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Method:
@@ -46,13 +50,11 @@ class Method:
             ValueError: it is written otherwise, or with a gate though k is not 1.
 
         Example:
-            >>> Method.parse("lstm:0.5")
-            Method(predictor='lstm', k=0.5, observe='loss', lr=None, gain=False, gated=False, reducible=False)
+            >>> Method.parse("lstm:0.5") == Method("lstm", k=0.5)
+            True
         """
         match = WRITTEN.fullmatch(text)
-        if match is None or (
-            match["predictor"] in WITHOUT_SAMPLER and any(match[part] for part in ("k", "gain", "gate", "reducible"))
-        ):
+        if match is None or (match["predictor"] in WITHOUT_SAMPLER and any(match[part] for part in OF_SAMPLERS)):
             raise ValueError(f"A method must be written {FORM}, such as lstm:1:upper-bound, or uniform; got {text!r}.")
         k = float(match["k"] or Config.k)
         if match["gate"] and k != 1:
@@ -65,6 +67,7 @@ class Method:
             gain=bool(match["gain"]),
             gated=bool(match["gate"]),
             reducible=bool(match["reducible"]),
+            annealed=bool(match["annealed"]),
         )
 
     @classmethod
@@ -75,6 +78,7 @@ class Method:
             gain=config.gain,
             gated=config.has_sampler and config.k == 1 and config.gate == "auto",
             reducible=config.reducible,
+            annealed=config.annealed,
         )
 
     @property
@@ -88,6 +92,7 @@ class Method:
             "gain": self.gain,
             "gate": "auto" if self.gated else "none",
             "reducible": self.reducible,
+            "annealed": self.annealed,
             **own_rate,
         }
 
@@ -107,5 +112,5 @@ class Method:
         return f"{self.predictor}{k}{observe}{rate}{self._flags('+')}"
 
     def _flags(self, separator: str) -> str:
-        flags = {"gain": self.gain, "gate": self.gated, "reducible": self.reducible}
+        flags = {"gain": self.gain, "gate": self.gated, "reducible": self.reducible, "annealed": self.annealed}
         return "".join(f"{separator}{name}" for name, is_set in flags.items() if is_set)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, median
 
 from configuration import BASELINE
-from equal_time import Costs, GatedRun
+from equal_time import Costs, WholeRun
 from evaluation import Runs
 from scores import Score
 from tables import MISSING, arrival, end_ratios
@@ -48,7 +48,7 @@ def overview_table(rows: Sequence[OverviewRow], methods: Sequence[str]) -> str:
     return "\n".join([f"| | {' | '.join(methods)} |", f"|---|{'---:|' * len(methods)}", *lines])
 
 
-def gates_table(runs: Mapping[str, Mapping[str, Sequence[GatedRun]]]) -> str:
+def gates_table(runs: Mapping[str, Mapping[str, Sequence[WholeRun]]]) -> str:
     """Return a table in Markdown of what whole runs with a gate take beside uniform's.
 
     Args:

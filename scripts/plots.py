@@ -58,6 +58,7 @@ def plot_runs(
     costs: Mapping[str, float] | None = None,
     *,
     in_time: bool = False,
+    one_rate: bool = True,
 ) -> None:
     """Draw the runs of each method into a PNG.
 
@@ -68,6 +69,7 @@ def plot_runs(
         path: the file.
         costs: a step's time over one of uniform, by label; unless it has all of them, the runs' own seconds are drawn.
         in_time: whether each method has as many steps as fit into the time of those in `config`, which is uniform's.
+        one_rate: whether the learning rate in `config` is that of all methods that do not name another.
     """
     timed = costs if costs is not None and runs.keys() <= costs.keys() else None
     with mpl.rc_context(STYLE):
@@ -86,7 +88,8 @@ def plot_runs(
         if shows_classes:
             _draw_classes(figure.add_subplot(grid[:, 2]), runs, task)
         figure.align_ylabels()
-        figure.suptitle(_title(task, config, [len(own) for own in runs.values()], in_time=in_time), fontsize=11.5)
+        seeds = [len(own) for own in runs.values()]
+        figure.suptitle(_title(task, config, seeds, in_time=in_time, one_rate=one_rate), fontsize=11.5)
         unmarked = {} if shows_classes else {"marker": ""}
         handles = [
             Line2D([], [], label=label, **{**style_of(position), **unmarked}) for position, label in enumerate(runs)
@@ -202,9 +205,9 @@ def _log_ticks(smallest: float, largest: float) -> list[float]:
     return [tick for tick in ticks[first:] if tick <= largest * 1.2]
 
 
-def _title(task: Task, config: Config, seeds: Sequence[int], *, in_time: bool) -> str:
+def _title(task: Task, config: Config, seeds: Sequence[int], *, in_time: bool, one_rate: bool) -> str:
     network = TITLES[config.model or default_model(task.input_shape, task.kind)]
-    optimizer = f"{OPTIMIZER_NAMES[config.optimizer]} {config.lr:g}"
+    optimizer = OPTIMIZER_NAMES[config.optimizer] + (f" {config.lr:g}" if one_rate else "")
     length = f"the time of {config.steps:,} steps of uniform" if in_time else f"{config.steps:,} steps"
     setting = f"{task.title}, {network}, {optimizer}, batches of {config.batch_size}, {length}"
     if max(seeds) == 1:

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, islice, repeat
@@ -33,9 +33,10 @@ class Pretraining:
 
     The whole network learns, from its own initial weights but for the head, which is one for these classes. Then the
     run's network takes over all but the head: its own is as it was, new. Both depend on the seed only, and the result
-    is kept in a file, from which every run takes it, so that all methods of a seed start alike to the bit. The file's
-    name has the seed and a hash of what else the result depends on: samples, network, kind of device and the attributes
-    below. Of processes that find none, each trains, and the file is of the first to be done.
+    is kept in a file, from which every run takes it, so that all methods of a seed start alike to the bit. (On another
+    machine they start from what that one made, and processors round differently.) The file's name has the seed and a
+    hash of what else the result depends on: samples, network, kind of device and the attributes below. Of processes
+    that find none, each trains, and the file is of the first to be done.
 
     Attributes:
         samples: to train on.
@@ -90,9 +91,9 @@ class Pretraining:
         return " ".join(hashlib.sha256(part.contiguous().numpy().data).hexdigest() for part in parts)
 
     def _trained(self, model: nn.Module, seed: int) -> State:
-        """Return the state of a copy of the network that was trained, without the head."""
+        """Return the state of a copy of the network that was trained, by one thread, without the head."""
         device, model = _device(model), copy.deepcopy(model)
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        with torch.random.fork_rng([device] if device.type == "cuda" else []), _one_thread():
             torch.manual_seed(seed)
             head = _replace_head(model, self.num_classes)
             optimizer = torch.optim.Adam(model.parameters(), lr=self.lr)
@@ -115,6 +116,17 @@ def cache_folder() -> Path:
     """Return where the scripts keep what takes time to make: the folder that APPROX_IS_CACHE names, or the user's."""
     own = os.environ.get("APPROX_IS_CACHE")
     return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "approx_is"
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch compute with one thread meanwhile: with more it rounds otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -53,9 +53,12 @@ class Report:
         self.runs: Runs = {label: found[method] for method, label in labels.items() if method in found}
         self._drawn: Runs = {labels[method]: found[method] for method in comparison.drawn if method in found}
         self._seeds, self.is_in_time = comparison.seeds, comparison.like is not None
-        costs, gated = (times.costs, times.runs) if times is not None else ({}, {})
+        self._one_rate = any(method.lr is None for method in comparison.parsed.values())
+        costs, whole = (times.costs, times.runs) if times is not None else ({}, {})
         self.costs = {label: costs[method] for method, label in labels.items() if method in costs}
-        self.gated = {label: gated[method] for method, label in labels.items() if method in gated}
+        self.gated = {
+            label: whole[text] for text, label in labels.items() if text in whole and comparison.parsed[text].gated
+        }
         epoch = len(self._task.train) / self._config.batch_size
         self.table = comparison_table(self.runs, self.score, epoch, self.costs) if self.runs else ""
 
@@ -71,7 +74,7 @@ class Report:
     def draw(self, folder: Path) -> None:
         """Write the figure."""
         path, drawn = folder / f"{self.name}.png", self._drawn or self.runs
-        plot_runs(drawn, self._task, self._config, path, self.costs, in_time=self.is_in_time)
+        plot_runs(drawn, self._task, self._config, path, self.costs, in_time=self.is_in_time, one_rate=self._one_rate)
 
     def row(self) -> OverviewRow:
         """Return what the overview shows of it."""

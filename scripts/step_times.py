@@ -1,10 +1,11 @@
 """Time a step of each method beside one of uniform, for the comparisons in equal time.
 
 All methods of a comparison take turns, so that all have the same machine. What counts is processor time of the thread
-that trains: whatever else runs, fits in a thread beside it too, is taken to have other cores. They train on the first
-samples only, since what they do in the first epoch is not what they do later. What a gate does is a matter of the whole
-run, and of chance, so those with a gate take turns with uniform through all of it, with each of three seeds, by the
-clock. What the file has already is not measured again.
+that trains, so that what else runs does not. They train on the first samples only, since what they do in the first
+epoch is not what they do later. What a gate does is a matter of the whole run, and of chance, so those with a gate take
+turns with uniform through all of it, with each of three seeds, by the clock. So do those that fit in a thread, but one
+run after the other: training waits for a fit that is late, and others' turns would give it time. The machine is to have
+nothing else to do then. What the file has already is not measured again.
 
 Example:
     python scripts/step_times.py --only shuttle
@@ -17,6 +18,7 @@ import math
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from statistics import stdev
 from time import process_time, sleep, thread_time
@@ -28,7 +30,7 @@ import machine
 from approx_is.backlog import default_update_every
 from comparisons import EVIDENCE, Comparison
 from configuration import BASELINE, CHOOSERS, Config
-from equal_time import STEP_TIMES, GatedRun, recorded
+from equal_time import STEP_TIMES, WholeRun, recorded
 from samples import InMemoryDataset, Task
 from tasks import load_task
 from training import Training
@@ -37,9 +39,9 @@ FIRST_BATCHES, OF_CHOOSERS = 16, 160
 """Batches of the samples that are trained on, an epoch, of which the first is not timed. Choosers leave samples out,
 RS2 nine in ten, and what they keep is to be many full batches."""
 
-SETTLING, TURN, TURNS = 8, 32, 4
+SETTLING, TURN, TURNS = 8, 32, 5
 """Steps after the first epoch before the timing, and of a turn: as many updates as are learned from together at most,
-or a multiple. All turns together see what is done at intervals, as snapshots of all samples are."""
+or a multiple. All turns together are two stages of SVRG and five of Katyusha, of 5 and 2 epochs, a snapshot each."""
 
 ROUNDS = 4
 """Of these turns, each with trainings of its own: two of the same code differ by up to a tenth as long as they last."""
@@ -47,8 +49,11 @@ ROUNDS = 4
 QUIET = 0.01
 """Seconds without work before a turn."""
 
-GATED_RUNS = 3
-"""Runs of a method with a gate, a seed each."""
+WITH_THREADS = ("rais",)
+"""Predictors that fit in a thread."""
+
+WHOLE_RUNS = 3
+"""Runs of a method with a gate or a thread, a seed each."""
 
 LONG_TURN = 149
 """Steps of a turn of a run with a gate. To its clock the first of them takes as long as the turns of all others, and a
@@ -61,12 +66,12 @@ def main() -> None:
     option = parser.add_argument
     option("--only", nargs="+", metavar="NAME", help="of the comparisons of compare.py --preset results these")
     option("--data-dir", type=Path, metavar="DIR", help="where to look first for data that is not bundled")
-    option("--steps-only", action="store_true", help="leave out methods with a gate, which take whole runs")
+    option("--steps-only", action="store_true", help="leave out methods with a gate or a thread, which take whole runs")
     option("--out", type=Path, default=STEP_TIMES, metavar="FILE", help="(default: %(default)s)")
     arguments = parser.parse_args()
     try:
         for comparison in timed(arguments.only):
-            measure_missing(comparison, arguments.out, arguments.data_dir, gated=not arguments.steps_only)
+            measure_missing(comparison, arguments.out, arguments.data_dir, whole_runs=not arguments.steps_only)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"step_times.py: error: {error}")
 
@@ -83,14 +88,14 @@ def timed(names: list[str] | None) -> list[Comparison]:
     return [known[name] for name in names or known]
 
 
-def measure_missing(comparison: Comparison, path: Path, data_dir: Path | None, *, gated: bool = True) -> None:
-    """Measure what the file has not yet, the methods without a gate together, and add it.
+def measure_missing(comparison: Comparison, path: Path, data_dir: Path | None, *, whole_runs: bool = True) -> None:
+    """Measure what the file has not yet, the methods of a kind together, and add it.
 
     Args:
         comparison: to measure the methods of.
         path: of the file.
         data_dir: where to look first for data that is not bundled.
-        gated: whether to measure methods with a gate too.
+        whole_runs: whether to measure methods too that take some.
 
     Raises:
         ValueError: see `recorded`.
@@ -98,19 +103,22 @@ def measure_missing(comparison: Comparison, path: Path, data_dir: Path | None, *
     description = machine.describe()
     with recorded(comparison.name, description, path) as known:
         missing = [text for text in comparison.parsed if text not in known.costs]
-    others = [text for text in missing if not comparison.parsed[text].gated]
-    whole = [text for text in missing if comparison.parsed[text].gated and gated]
-    if not (whole or others):
+    gated = [text for text in missing if comparison.parsed[text].gated]
+    threaded = [text for text in missing if comparison.parsed[text].predictor in WITH_THREADS and text not in gated]
+    others = [text for text in missing if text not in gated + threaded]
+    whole = [(gated, LONG_TURN), (threaded, comparison.settings["steps"])] if whole_runs else []
+    if not (others or any(methods for methods, _ in whole)):
         return
     task = load_task(comparison.settings["dataset"], data_dir)
     if others:
         costs = measure(comparison, list(dict.fromkeys([BASELINE, *others])), task)
         with recorded(comparison.name, description, path) as known:
             known.steps.update(costs)
-    if whole:
-        runs = measure_runs(comparison, whole, task)
-        with recorded(comparison.name, description, path) as known:
-            known.runs.update(runs)
+    for methods, turn in whole:
+        if methods:
+            runs = measure_runs(comparison, methods, task, turn)
+            with recorded(comparison.name, description, path) as known:
+                known.runs.update(runs)
 
 
 def measure(comparison: Comparison, methods: list[str], task: Task) -> dict[str, float]:
@@ -140,37 +148,42 @@ def measure(comparison: Comparison, methods: list[str], task: Task) -> dict[str,
     return costs
 
 
-def measure_runs(comparison: Comparison, methods: list[str], task: Task) -> dict[str, list[GatedRun]]:
-    """Return whole runs by methods with a gate beside one of uniform, one a seed."""
-    runs: dict[str, list[GatedRun]] = {text: [] for text in methods}
-    for seed in range(GATED_RUNS):
-        for text, run in measure_run(comparison, methods, task, seed).items():
+def measure_runs(comparison: Comparison, methods: list[str], task: Task, turn: int) -> dict[str, list[WholeRun]]:
+    """Return whole runs by methods beside one of uniform, one a seed, in turns of so many steps."""
+    runs: dict[str, list[WholeRun]] = {text: [] for text in methods}
+    for seed in range(WHOLE_RUNS):
+        for text, run in measure_run(comparison, methods, task, seed, turn).items():
             runs[text].append(run)
     return runs
 
 
-def measure_run(comparison: Comparison, methods: list[str], task: Task, seed: int) -> dict[str, GatedRun]:
-    """Return a run by each method beside one of uniform with that seed, and print what their gates say in the end."""
+def measure_run(comparison: Comparison, methods: list[str], task: Task, seed: int, turn: int) -> dict[str, WholeRun]:
+    """Return a run by each method beside one of uniform with that seed, and print what a gate says in the end."""
     total = comparison.settings["steps"]
     trainings = {text: Training(comparison.config(text, seed=seed), task) for text in (BASELINE, *methods)}
     steps = [training.steps() for training in trainings.values()]
     with tqdm(total=len(steps) * total, unit="step", desc=f"{comparison.name}, seed {seed}") as bar:
-        for done in range(0, total, LONG_TURN):
+        for done in range(0, total, turn):
             for own in steps:
-                take(own, min(LONG_TURN, total - done), bar)
-    plain = trainings.pop(BASELINE).seconds
+                take(own, min(turn, total - done), bar)
+    plain = step_time(trainings.pop(BASELINE))
     runs = {}
     for text, training in trainings.items():
-        gate, ratio = training.sampler.gate, training.seconds / plain
+        gate, ratio = training.sampler.gate, step_time(training) / plain
         print(f"{comparison.name}, {text}, seed {seed}: {ratio:.3f} times as long; {gate.verdict}")
         gain = gate.metrics().get("gate_variance_ratio", math.nan)  # presampling's has no such figure
-        runs[text] = GatedRun(
+        runs[text] = WholeRun(
             ratio=float(f"{ratio:.4g}"),
-            step_ms=float(f"{1e3 * plain / total:.3g}"),
-            is_open=gate.is_open,
+            step_ms=float(f"{1e3 * plain:.3g}"),
+            is_open=gate.is_open if comparison.parsed[text].gated else None,
             variance_ratio=float(f"{gain:.3g}") if math.isfinite(gain) else None,
         )
     return runs
+
+
+def step_time(training: Training) -> float:
+    """Return the mean time of the steps so far, in seconds. With the gain there are fewer than were asked for."""
+    return training.seconds / training.step
 
 
 def start(comparison: Comparison, text: str, task: Task) -> Training:
@@ -197,9 +210,8 @@ def num_batches(comparison: Comparison, text: str) -> int:
 
 
 def take(steps: Iterator[int], count: int, bar: tqdm) -> None:
-    """Train for so many steps."""
-    for _ in range(count):
-        next(steps)
+    """Train for so many steps, or as many as are left."""
+    for _ in islice(steps, count):
         bar.update()
 
 

@@ -22,7 +22,16 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, RandomSampler, Sampler
 from torch.utils.data.distributed import DistributedSampler
 
-from approx_is import ApproxSampler, Draw, GainLR, batch_weights, convert_batch_norm, upper_bound
+from approx_is import (
+    ApproxSampler,
+    Draw,
+    GainLR,
+    GeometricAnnealing,
+    LinearAnnealing,
+    batch_weights,
+    convert_batch_norm,
+    upper_bound,
+)
 from approx_is.batch_norm import WeightedBatchNorm2d
 from baseline_methods import ChosenBatch, ChosenBatches, build_chooser, build_gradient_method
 from capture import share_captured
@@ -182,10 +191,11 @@ class Training:
 
     def _build_sampler(self) -> ApproxSampler:
         config = self.config
+        anneals_weights = config.annealed and config.predictor == "last-loss"
         return ApproxSampler(
             self.loader,
             predictor=config.predictor,
-            k=config.k,
+            k=LinearAnnealing(config.k, 1.0, config.steps) if anneals_weights else config.k,
             num_classes=len(self.task.class_names),
             smoothing=config.smoothing,
             refresh=config.refresh,
@@ -199,6 +209,8 @@ class Training:
 
     def _predictor_options(self) -> dict[str, Any]:
         options = dict(self.config.predictor_options)
+        if self.config.annealed:
+            options = annealed_options(self.config.predictor, self.config.steps) | options
         if self.config.predictor in PRESAMPLING:
             options["model"] = self.model
         if self.config.equal_time:
@@ -256,6 +268,16 @@ class Training:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         return perf_counter()
+
+
+def annealed_options(predictor: str, steps: int) -> dict[str, Any]:
+    """Return what a predictor is in its paper, where it changes in the course of training.
+
+    `rank` is online batch selection (Loshchilov & Hutter, 2015) without weights, k = 0: the pressure falls to 1.
+    `last-loss` is prioritised replay (Schaul et al., 2015), with the exponent that they use for proportional draws; k
+    goes from that of the run, for which they use 0.4, to 1.
+    """
+    return {"pressure": GeometricAnnealing(100.0, 1.0, steps)} if predictor == "rank" else {"exponent": 0.6}
 
 
 def check_runs(configs: Iterable[Config], task: Task) -> None:

@@ -104,6 +104,32 @@ class TestMethods:
         assert rates == pytest.approx([0.075, 0.05, 0.025, 0.0])
 
 
+class TestAnnealed:
+    def test_the_pressure_of_ranks_falls_from_100_to_1(self, start):
+        training = start("rank", k=0.0, annealed=True)
+
+        def pressure():
+            probabilities = training.sampler.probabilities()
+            return (probabilities.max() / probabilities.min()).item()
+
+        early = pressure() if go(training, 5) else 0.0  # the first epoch is uniform, and has 4 steps
+        go(training, 95)
+        assert 50 < early < 100
+        assert 1 <= pressure() < 1.3
+
+    def test_replay_draws_by_a_power_and_ends_unbiased(self, start):
+        training = start("last-loss", k=0.4, annealed=True)
+        assert training.sampler._sampler.k == 0.4
+        go(training, 50)
+        assert training.sampler._sampler.k == pytest.approx(0.7, abs=0.02)
+        go(training, 50)
+        assert training.sampler._sampler.k == pytest.approx(1.0, abs=0.02)
+
+    def test_is_refused_where_the_paper_moves_nothing(self, scripts):
+        with pytest.raises(ValueError, match="`annealed` is for rank and last-loss; got lstm"):
+            scripts("configuration").Config("few", "lstm", annealed=True)
+
+
 class TestCaptured:
     def captured(self, scripts, importance, scores, pool, smoothing=0.0):
         values = (torch.tensor(importance), torch.tensor(scores))

@@ -15,6 +15,7 @@ DEFAULTS = {
     "gate": "none",
     "equal_time": False,
     "reducible": False,
+    "annealed": False,
     "steps": 4_000,
     "batch_size": 128,
     "optimizer": "adam",
@@ -168,6 +169,18 @@ class TestEqualTime:
         slower = jobs.plan(comparison, results, None, {"lstm": 4.0})
         assert slower[0].key != planned[1].key  # other steps are another run
 
+    def test_what_was_not_timed_is_named(self, scripts, monkeypatch, tmp_path, capsys):
+        comparisons, compare, equal_time = scripts("comparisons"), scripts("compare"), scripts("equal_time")
+        settings = {"dataset": "shuttle", "steps": 5}
+        few = comparisons.Comparison("few-time", ("uniform", "lstm", "rais"), settings, like="few")
+        monkeypatch.setattr(compare, "PRESETS", {"results": (few,)})
+        monkeypatch.setattr(
+            compare, "read_step_times", lambda: {"few": equal_time.StepTimes({}, {"uniform": 1.0, "lstm": 2.0})}
+        )
+        monkeypatch.setattr("sys.argv", f"compare.py --preset results --report-only --out {tmp_path}".split())
+        compare.main()
+        assert "few-time: not timed, so left out: rais; run step_times.py --only few\n" in capsys.readouterr().err
+
     def test_the_cost_of_runs_is_of_seeds_in_common(self, scripts, run):
         cost = scripts("equal_time").relative_cost
         baselines = {0: run(0.5, seconds=1.0), 1: run(0.5, seconds=3.0)}
@@ -183,7 +196,7 @@ class TestEqualTime:
     def test_steps_are_timed_in_turns_once(self, scripts, monkeypatch, tmp_path):
         comparisons, times = scripts("comparisons"), scripts("step_times")
         settings = {"dataset": "shuttle", "steps": 5, "batch_size": 8}
-        methods = ("uniform", "gradient-norm:1:upper-bound", "last-loss:1:upper-bound+gate")
+        methods = ("uniform", "gradient-norm:1:upper-bound", "last-loss:1:upper-bound+gate", "rais:0.5")
         few = comparisons.Comparison("few", methods, settings)
         monkeypatch.setattr(times, "EVIDENCE", (few,))
         monkeypatch.setattr(times, "ROUNDS", 1)
@@ -192,8 +205,10 @@ class TestEqualTime:
         times.main()
         measured = scripts("equal_time").read_step_times(tmp_path / "times.json")["few"]
         assert list(measured.steps) == list(methods[:2])
-        assert [run.is_open for run in measured.runs[methods[2]]] == [False] * times.GATED_RUNS  # after five steps
-        assert measured.costs[methods[2]] == sorted(run.ratio for run in measured.runs[methods[2]])[1]
+        assert [run.is_open for run in measured.runs[methods[2]]] == [False] * times.WHOLE_RUNS  # after five steps
+        assert [run.is_open for run in measured.runs[methods[3]]] == [None] * times.WHOLE_RUNS  # it has no gate
+        for method in methods[2:]:
+            assert measured.costs[method] == sorted(run.ratio for run in measured.runs[method])[1]
         monkeypatch.setattr(times, "measure", None)
         monkeypatch.setattr(times, "measure_runs", None)
         times.main()  # has them all
@@ -208,13 +223,13 @@ class TestEqualTime:
                 clock[0] += 101.0 if every and step % every == 0 else 1.0
                 yield step
 
-        every = {"uniform": 0, "svrg@0.1": 64}
+        every = {"uniform": 0, "svrg@0.1": 80}
         monkeypatch.setattr(
             times, "start", lambda comparison, text, task: SimpleNamespace(steps=lambda: steps(every[text]))
         )
         monkeypatch.setattr(times, "thread_time", lambda: clock[0])
         costs = times.measure(few, list(every), None)
-        assert costs == pytest.approx({"uniform": 1, "svrg@0.1": 1 + 100 / 64}, rel=1e-3)
+        assert costs == pytest.approx({"uniform": 1, "svrg@0.1": 1 + 100 / 80}, rel=1e-3)
 
     def test_times_of_another_machine_are_not_added_to(self, scripts, tmp_path):
         recorded, path = scripts("equal_time").recorded, tmp_path / "times.json"
@@ -286,7 +301,7 @@ class TestDocument:
         assert table.splitlines()[2] == "| Few | 1.50 / 0.50 (1 of 3 seeds) |"
 
     def test_gates_have_the_median_run_and_how_many_are_open(self, scripts):
-        gated = scripts("equal_time").GatedRun
+        gated = scripts("equal_time").WholeRun
         runs = [gated(1.25, 3.0, True, 2.0), gated(1.0, 2.0, False, None), gated(1.125, 4.0, True, 3.0)]
         table = scripts("overview").gates_table({"Few": {"lstm": runs, "rais": runs[1:2]}})
         assert table.splitlines()[2:] == [

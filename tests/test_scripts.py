@@ -155,12 +155,25 @@ class TestCompare:
         assert method.parse("lstm@1e-2+gate").settings["gate"] == "auto"
         assert method.parse("lstm:1.0+gate").gated
 
-    @pytest.mark.parametrize("text", ["uniform", "lstm", "lstm:0.5", "lstm:1:upper-bound@0.003+gain+gate", "scsg@0.1"])
+    @pytest.mark.parametrize(
+        "text", ["uniform", "lstm", "lstm:0.5", "lstm:1:upper-bound@0.003+gain+gate", "scsg@0.1", "rank:0+annealed"]
+    )
     def test_a_method_is_written_as_it_is_read(self, scripts, text):
         assert str(scripts("methods").Method.parse(text)) == text
 
     @pytest.mark.parametrize(
-        "text", ["", "lstm:", "lstm:x", "lstm:1:gradient", "lstm:1:loss:2", "uniform:0.5", "svrg+gain", "lstm@"]
+        "text",
+        [
+            "",
+            "lstm:",
+            "lstm:x",
+            "lstm:1:gradient",
+            "lstm:1:loss:2",
+            "uniform:0.5",
+            "svrg+gain",
+            "lstm@",
+            "rs2+annealed",
+        ],
     )
     def test_methods_written_otherwise_are_refused(self, scripts, text):
         with pytest.raises(ValueError, match=r"must be written predictor\[:k\[:observe\]\]"):
