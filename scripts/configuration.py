@@ -24,7 +24,7 @@ PRESAMPLING = {"oracle": "loss", "upper-bound": "upper-bound", "gradient-norm": 
 """Predictors that score candidates with the network, and what is to be observed for their gate."""
 
 ANNEALED = ("rank", "last-loss")
-"""Predictors whose papers move how much they draw by importance in training, see `training.annealed_options`."""
+"""Predictors whose papers change draws or weights in the course of training, see `training.as_published`."""
 
 GATES = ("auto", "none")
 OPTIMIZERS = ("adam", "sgd")
@@ -58,7 +58,7 @@ class Config:
         refresh: largest age of a prediction in epochs.
         update_every: updates that the sampler learns from together; by default a 32nd of an epoch, 8 at most.
         reducible: whether samples are drawn by what training can still reduce of their importance.
-        annealed: whether what the predictor's paper moves in the course of training moves.
+        annealed: whether the predictor is as in its paper, where draws or weights change in the course of training.
         predictor_options: keyword arguments of the predictor, or of the class in `baselines`.
         persistent_workers: whether these processes stay from epoch to epoch.
         shard: whether each process under torchrun holds a shard of the samples.
@@ -116,6 +116,8 @@ class Config:
             raise ValueError(f"`reducible` needs a sampler; `--predictor {self.predictor}` has none.")
         if self.annealed and self.predictor not in ANNEALED:
             raise ValueError(f"`annealed` is for {' and '.join(ANNEALED)}; got {self.predictor}. Leave it out.")
+        if self.annealed and self.gate != "none":
+            raise ValueError("`annealed` is as in the papers, which have no gate. Leave one of them out.")
         if not self.has_sampler and self.gain:
             raise ValueError(f"`--gain` needs a sampler; `--predictor {self.predictor}` has none.")
         if self.gain and self.observe == "loss":

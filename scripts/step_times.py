@@ -165,6 +165,7 @@ def measure_run(comparison: Comparison, methods: list[str], task: Task, seed: in
     with tqdm(total=len(steps) * total, unit="step", desc=f"{comparison.name}, seed {seed}") as bar:
         for done in range(0, total, turn):
             for own in steps:
+                wait_for_threads()
                 take(own, min(turn, total - done), bar)
     plain = step_time(trainings.pop(BASELINE))
     runs = {}

@@ -191,26 +191,26 @@ class Training:
 
     def _build_sampler(self) -> ApproxSampler:
         config = self.config
-        anneals_weights = config.annealed and config.predictor == "last-loss"
+        arguments = {"k": config.k, "smoothing": config.smoothing, "predictor_options": {}}
+        if config.annealed:
+            arguments |= as_published(config)
         return ApproxSampler(
             self.loader,
             predictor=config.predictor,
-            k=LinearAnnealing(config.k, 1.0, config.steps) if anneals_weights else config.k,
+            k=arguments["k"],
             num_classes=len(self.task.class_names),
-            smoothing=config.smoothing,
+            smoothing=arguments["smoothing"],
             refresh=config.refresh,
             update_every=config.update_every,
             reducible=config.reducible,
             gate="auto" if config.gate == "auto" else None,
             shard=config.shard,
             seed=config.seed,
-            predictor_options=self._predictor_options(),
+            predictor_options={**arguments["predictor_options"], **self._predictor_options()},
         )
 
     def _predictor_options(self) -> dict[str, Any]:
         options = dict(self.config.predictor_options)
-        if self.config.annealed:
-            options = annealed_options(self.config.predictor, self.config.steps) | options
         if self.config.predictor in PRESAMPLING:
             options["model"] = self.model
         if self.config.equal_time:
@@ -270,14 +270,18 @@ class Training:
         return perf_counter()
 
 
-def annealed_options(predictor: str, steps: int) -> dict[str, Any]:
-    """Return what a predictor is in its paper, where it changes in the course of training.
+def as_published(config: Config) -> dict[str, Any]:
+    """Return arguments of the sampler with which a predictor is what its paper has, apart from the uniform first epoch.
 
-    `rank` is online batch selection (Loshchilov & Hutter, 2015) without weights, k = 0: the pressure falls to 1.
-    `last-loss` is prioritised replay (Schaul et al., 2015), with the exponent that they use for proportional draws; k
-    goes from that of the run, for which they use 0.4, to 1.
+    `rank` is online batch selection (Loshchilov & Hutter, 2015): the selection pressure falls from 100 to 1; their loss
+    has no weights, k = 0. `last-loss` is proportional prioritised replay (Schaul et al., 2015): draws by the power of
+    0.6 and nothing but that, and k goes from that of the run, 0.4 in the paper, to 1. Their weights are divided by the
+    largest, which is a matter of the learning rate, and left out.
     """
-    return {"pressure": GeometricAnnealing(100.0, 1.0, steps)} if predictor == "rank" else {"exponent": 0.6}
+    if config.predictor == "rank":
+        return {"predictor_options": {"pressure": GeometricAnnealing(100.0, 1.0, config.steps)}}
+    k = LinearAnnealing(config.k, 1.0, config.steps)
+    return {"k": k, "smoothing": 0.0, "predictor_options": {"exponent": 0.6}}
 
 
 def check_runs(configs: Iterable[Config], task: Task) -> None:

@@ -112,22 +112,39 @@ class TestAnnealed:
             probabilities = training.sampler.probabilities()
             return (probabilities.max() / probabilities.min()).item()
 
-        early = pressure() if go(training, 5) else 0.0  # the first epoch is uniform, and has 4 steps
+        go(training, 5)  # the first epoch is uniform, and has 4 steps
+        early = pressure()
         go(training, 95)
         assert 50 < early < 100
         assert 1 <= pressure() < 1.3
 
-    def test_replay_draws_by_a_power_and_ends_unbiased(self, start):
-        training = start("last-loss", k=0.4, annealed=True)
+    def test_replay_draws_by_a_power_and_ends_unbiased(self, start, monkeypatch):
+        training, seen = start("last-loss", k=0.4, annealed=True), torch.zeros(60, dtype=torch.float64)
+        update = training.sampler.update
+
+        def observe(draw, losses):
+            seen[draw.indices] = losses.detach().double()
+            update(draw, losses)
+
+        monkeypatch.setattr(training.sampler, "update", observe)
         assert training.sampler._sampler.k == 0.4
         go(training, 50)
         assert training.sampler._sampler.k == pytest.approx(0.7, abs=0.02)
+        expected = seen**0.6 / (seen**0.6).sum()
+        torch.testing.assert_close(training.sampler.probabilities(), expected, rtol=1e-4, atol=1e-6)
         go(training, 50)
         assert training.sampler._sampler.k == pytest.approx(1.0, abs=0.02)
 
-    def test_is_refused_where_the_paper_moves_nothing(self, scripts):
-        with pytest.raises(ValueError, match="`annealed` is for rank and last-loss; got lstm"):
-            scripts("configuration").Config("few", "lstm", annealed=True)
+    @pytest.mark.parametrize(
+        ("predictor", "options", "message"),
+        [
+            ("lstm", {}, "`annealed` is for rank and last-loss; got lstm"),
+            ("last-loss", {"gate": "auto"}, "`annealed` is as in the papers, which have no gate"),
+        ],
+    )
+    def test_is_refused_where_papers_have_no_such_thing(self, scripts, predictor, options, message):
+        with pytest.raises(ValueError, match=message):
+            scripts("configuration").Config("few", predictor, annealed=True, **options)
 
 
 class TestCaptured:
