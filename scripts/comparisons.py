@@ -68,7 +68,7 @@ class Comparison:
 OTHERS = ("rs2", "infobatch", "selective-backprop")
 PEERS = ("last-loss:1:upper-bound", "last-loss:0.5", "last-loss:0", "rank:1:upper-bound", "rank:0.5", "rank:0")
 AS_PUBLISHED = ("rank:0+annealed", "last-loss:0.4+annealed")
-"""Online batch selection and prioritised replay, see `training.as_published`."""
+"""Online batch selection and prioritised replay, see `published.as_published`."""
 PRESAMPLED = ("upper-bound:1:upper-bound", "oracle:1", "oracle:0.5", "oracle:0")
 PREDICTED = (
     *("class-gaussian:1:upper-bound", "class-gaussian:0.5", "class-gaussian:0"),

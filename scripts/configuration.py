@@ -24,7 +24,7 @@ PRESAMPLING = {"oracle": "loss", "upper-bound": "upper-bound", "gradient-norm": 
 """Predictors that score candidates with the network, and what is to be observed for their gate."""
 
 ANNEALED = ("rank", "last-loss")
-"""Predictors whose papers change draws or weights in the course of training, see `training.as_published`."""
+"""Predictors whose papers change draws or weights in the course of training, see `published.as_published`."""
 
 GATES = ("auto", "none")
 OPTIMIZERS = ("adam", "sgd")

@@ -106,8 +106,9 @@ def measure_missing(comparison: Comparison, path: Path, data_dir: Path | None, *
     gated = [text for text in missing if comparison.parsed[text].gated]
     threaded = [text for text in missing if comparison.parsed[text].predictor in WITH_THREADS and text not in gated]
     others = [text for text in missing if text not in gated + threaded]
-    whole = [(gated, LONG_TURN), (threaded, comparison.settings["steps"])] if whole_runs else []
-    if not (others or any(methods for methods, _ in whole)):
+    turns = ((gated, LONG_TURN), (threaded, comparison.settings["steps"]))
+    whole = [(methods, turn) for methods, turn in turns if methods and whole_runs]
+    if not (whole or others):
         return
     task = load_task(comparison.settings["dataset"], data_dir)
     if others:
@@ -115,10 +116,9 @@ def measure_missing(comparison: Comparison, path: Path, data_dir: Path | None, *
         with recorded(comparison.name, description, path) as known:
             known.steps.update(costs)
     for methods, turn in whole:
-        if methods:
-            runs = measure_runs(comparison, methods, task, turn)
-            with recorded(comparison.name, description, path) as known:
-                known.runs.update(runs)
+        runs = measure_runs(comparison, methods, task, turn)
+        with recorded(comparison.name, description, path) as known:
+            known.runs.update(runs)
 
 
 def measure(comparison: Comparison, methods: list[str], task: Task) -> dict[str, float]:

@@ -22,16 +22,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, RandomSampler, Sampler
 from torch.utils.data.distributed import DistributedSampler
 
-from approx_is import (
-    ApproxSampler,
-    Draw,
-    GainLR,
-    GeometricAnnealing,
-    LinearAnnealing,
-    batch_weights,
-    convert_batch_norm,
-    upper_bound,
-)
+from approx_is import ApproxSampler, Draw, GainLR, batch_weights, convert_batch_norm, upper_bound
 from approx_is.batch_norm import WeightedBatchNorm2d
 from baseline_methods import ChosenBatch, ChosenBatches, build_chooser, build_gradient_method
 from capture import share_captured
@@ -41,6 +32,7 @@ from models import initial_network
 from optimization import Schedule, build_optimizer
 from plain_epochs import PlainEpochs
 from processes import is_first, num_processes, own_number
+from published import as_published
 from runs import GainRow
 from samples import Task, keep_batch
 from training_state import load_training_state, training_state
@@ -191,22 +183,20 @@ class Training:
 
     def _build_sampler(self) -> ApproxSampler:
         config = self.config
-        arguments = {"k": config.k, "smoothing": config.smoothing, "predictor_options": {}}
-        if config.annealed:
-            arguments |= as_published(config)
+        published = as_published(config) if config.annealed else {}
         return ApproxSampler(
             self.loader,
             predictor=config.predictor,
-            k=arguments["k"],
+            k=published.get("k", config.k),
             num_classes=len(self.task.class_names),
-            smoothing=arguments["smoothing"],
+            smoothing=published.get("smoothing", config.smoothing),
             refresh=config.refresh,
             update_every=config.update_every,
             reducible=config.reducible,
             gate="auto" if config.gate == "auto" else None,
             shard=config.shard,
             seed=config.seed,
-            predictor_options={**arguments["predictor_options"], **self._predictor_options()},
+            predictor_options=published.get("predictor_options", {}) | self._predictor_options(),
         )
 
     def _predictor_options(self) -> dict[str, Any]:
@@ -268,20 +258,6 @@ class Training:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         return perf_counter()
-
-
-def as_published(config: Config) -> dict[str, Any]:
-    """Return arguments of the sampler with which a predictor is what its paper has, apart from the uniform first epoch.
-
-    `rank` is online batch selection (Loshchilov & Hutter, 2015): the selection pressure falls from 100 to 1; their loss
-    has no weights, k = 0. `last-loss` is proportional prioritised replay (Schaul et al., 2015): draws by the power of
-    0.6 and nothing but that, and k goes from that of the run, 0.4 in the paper, to 1. Their weights are divided by the
-    largest, which is a matter of the learning rate, and left out.
-    """
-    if config.predictor == "rank":
-        return {"predictor_options": {"pressure": GeometricAnnealing(100.0, 1.0, config.steps)}}
-    k = LinearAnnealing(config.k, 1.0, config.steps)
-    return {"k": k, "smoothing": 0.0, "predictor_options": {"exponent": 0.6}}
 
 
 def check_runs(configs: Iterable[Config], task: Task) -> None:
