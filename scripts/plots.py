@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -67,11 +67,12 @@ def plot_runs(
         task: what they were trained on.
         config: of any of the runs; what the title says is common to all.
         path: the file.
-        costs: a step's time over one of uniform, by label; unless it has all of them, the runs' own seconds are drawn.
+        costs: a step's time over one of uniform, by label; a method without one is not drawn over time, and where it
+            has none of them the runs' own seconds are.
         in_time: whether each method has as many steps as fit into the time of those in `config`, which is uniform's.
         one_rate: whether the learning rate in `config` is that of all methods that do not name another.
     """
-    timed = costs if costs is not None and runs.keys() <= costs.keys() else None
+    timed = {label: costs[label] for label in runs if label in costs} if costs else {}
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11, 6.6), dpi=160, layout="constrained")
         shows_classes = task.kind == CLASSIFICATION and len(task.class_names) <= SHOWN_CLASSES
@@ -79,11 +80,11 @@ def plot_runs(
         for row, score in enumerate(drawn_scores(task)):
             over_steps, over_time = (figure.add_subplot(grid[row, column]) for column in (0, 1))
             _draw_curves(over_steps, runs, lambda label, evaluation: evaluation.step, score.of)
-            _draw_curves(over_time, runs, partial(_time, costs=timed), score.of)
+            _draw_curves(over_time, runs, partial(_time, costs=timed), score.of, only=timed or runs)
             over_steps.set(xlabel="steps", ylabel=score.axis)
             over_steps.xaxis.set_major_formatter("{x:,.0f}")
-            over_time.set(xlabel="seconds of training" if timed is None else "time, in steps of uniform")
-            if timed is not None:
+            over_time.set(xlabel="time, in steps of uniform" if timed else "seconds of training")
+            if timed:
                 over_time.xaxis.set_major_formatter("{x:,.0f}")
         if shows_classes:
             _draw_classes(figure.add_subplot(grid[:, 2]), runs, task)
@@ -104,13 +105,17 @@ def drawn_scores(task: Task) -> tuple[Score, Score]:
     return task.score, BALANCED_ERROR if task.score == TEST_ERROR and has_rare_classes else TRAIN_LOSS
 
 
-def _time(label: str, evaluation: Evaluation, costs: Mapping[str, float] | None) -> float:
-    return evaluation.seconds if costs is None else evaluation.step * costs[label]
+def _time(label: str, evaluation: Evaluation, costs: Mapping[str, float]) -> float:
+    return evaluation.step * costs[label] if costs else evaluation.seconds
 
 
-def _draw_curves(axes: Axes, runs: Runs, x: Callable[[str, Evaluation], float], y: Quantity) -> None:
+def _draw_curves(
+    axes: Axes, runs: Runs, x: Callable[[str, Evaluation], float], y: Quantity, only: Container[str] | None = None
+) -> None:
     places, errors = [], []
     for position, (label, seeds) in enumerate(runs.items()):
+        if only is not None and label not in only:
+            continue
         method_runs = _aligned(seeds)
         values = np.array([[y(evaluation) for evaluation in run] for run in method_runs])
         values[~np.isfinite(values)] = np.nan  # of a network that diverged

@@ -104,7 +104,8 @@ def comparison_table(
         runs: the runs of each method by label and seed; without uniform among them nothing is relative to it.
         score: what the methods are compared by.
         epoch: steps of an epoch.
-        costs: a step's time over one of uniform, by label; where there is none, that of the runs themselves.
+        costs: a step's time over one of uniform, by label, a method without one not timed; with none at all times are
+            those of the runs themselves, which are as good as the machine was the same.
     """
     if BASELINE not in runs:
         return _table(
@@ -120,7 +121,10 @@ def comparison_table(
     header = (*ARRIVAL, *shown, *COSTS)
     return _table(
         header,
-        [_row(label, own, baselines, scores, epoch, (costs or {}).get(label)) for label, own in runs.items()],
+        [
+            _row(label, own, baselines, scores, epoch, costs.get(label) if costs else relative_cost(own, baselines))
+            for label, own in runs.items()
+        ],
     )
 
 
@@ -160,7 +164,7 @@ def _row(
     baselines: Mapping[int, Run],
     scores: Sequence[Score],
     epoch: float,
-    timed: float | None,
+    cost: float | None,
 ) -> tuple[str, ...]:
     reached = arrival(runs, baselines, scores[0])
     finals = []
@@ -168,7 +172,7 @@ def _row(
         finals.append(_spread([at_end(run, shown) for run in runs.values()], shown.decimals))
         if shown in (scores[0], TRAIN_LOSS):
             finals.append(_of_uniform(runs, baselines, shown))
-    share, cost = captured(runs, epoch), relative_cost(runs, baselines) if timed is None else timed
+    share = captured(runs, epoch)
     return (
         label,
         *_arrival_cells(reached, len(runs), cost),

@@ -216,17 +216,36 @@ def test_methods_are_compared_by_perplexity(run_script, ptb, tmp_path, capsys):
     assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_run_that_diverged_is_drawn(scripts, ptb, tmp_path):
+@pytest.fixture
+def diverged(scripts):
+    """Return the evaluations of a run whose perplexity became infinite."""
     row = {"seconds": 1.0, "test_error": 1.0, "balanced_error": None, "class_errors": None, "train_loss": math.nan}
     row |= {"batch_loss": math.nan, "overhead_ms": 1.0, "overhead_percent": 1.0, "effective_sample_share": None}
     row |= {"captured": None, "learning_rate": 1.0, "effective_steps": 1.0, "gain_ratio": 1.0}
-    rows = [
+    return [
         scripts("evaluation").Evaluation(step=step, perplexity=value, **row)
         for step, value in [(1, 9.0), (2, math.inf)]
     ]
+
+
+def test_a_run_that_diverged_is_drawn(scripts, ptb, diverged, tmp_path):
     task, config = scripts("text").penn_treebank(ptb), scripts("configuration").Config("ptb")
-    scripts("plots").plot_runs({"uniform": {0: rows}}, task, config, tmp_path / "curves.png")
+    scripts("plots").plot_runs({"uniform": {0: diverged}}, task, config, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_over_time_methods_are_drawn_that_were_timed(scripts, ptb, diverged, monkeypatch):
+    plots, figures = scripts("plots"), []
+    monkeypatch.setattr(plots.Figure, "savefig", lambda figure, path: figures.append(figure))
+    task, config = scripts("text").penn_treebank(ptb), scripts("configuration").Config("ptb")
+    runs = {label: {0: diverged} for label in ("uniform", "untimed", "slow")}
+    for costs in ({"uniform": 1.0, "slow": 2.5}, None):
+        plots.plot_runs(runs, task, config, "curves.png", costs)
+    timed, untimed = ([line for line in figure.axes[1].lines if len(line.get_xdata()) == 2] for figure in figures)
+    assert [list(line.get_xdata()) for line in timed] == [[1, 2], [2.5, 5]]
+    assert [list(line.get_xdata()) for line in untimed] == 3 * [[1, 1]]
+    over_steps = figures[0].axes[0].lines
+    assert [line.get_color() for line in timed] == [over_steps[0].get_color(), over_steps[2].get_color()]
 
 
 def test_a_smaller_task_has_fewer_words_after_less_of_the_text(scripts, ptb):

@@ -245,8 +245,8 @@ class TestEqualTime:
 
 
 class TestTable:
-    def cells(self, scripts, runs, epoch=1.0):
-        lines = scripts("tables").comparison_table(runs, epoch=epoch).splitlines()
+    def cells(self, scripts, runs, epoch=1.0, costs=None):
+        lines = scripts("tables").comparison_table(runs, epoch=epoch, costs=costs).splitlines()
         header, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines if "---" not in line)
         return {row[0]: dict(zip(header, row, strict=True)) for row in rows}
 
@@ -259,6 +259,13 @@ class TestTable:
         assert row["seeds"] == "2 of 2"
         assert row["error of uniform's"] == "0.69 ± 0.33"  # of 0.5 / 1.1 and 1.2 / 1.3
         assert row["step time"] == "2.00"
+
+    def test_where_steps_were_timed_the_seconds_of_the_runs_do_not_count(self, scripts, run):
+        runs = {label: {0: run(0.5, 0.4, seconds=seconds)} for label, seconds in (("uniform", 1.0), ("other", 9.0))}
+        rows = self.cells(scripts, runs | {"untimed": runs["other"]}, costs={"uniform": 1.0, "other": 1.5})
+        assert (rows["other"]["in seconds"], rows["other"]["step time"]) == ("1.50", "1.50")
+        assert (rows["untimed"]["in seconds"], rows["untimed"]["step time"]) == ("-", "-")
+        assert rows["untimed"]["of uniform's"] == "1.00"
 
     def test_captured_is_the_mean_after_the_first_epochs(self, scripts, run):
         other = {0: run(0.5, 0.5, captured=0.5), 1: run(0.5, captured=0.9)}
