@@ -67,8 +67,8 @@ def plot_runs(
         task: what they were trained on.
         config: of any of the runs; what the title says is common to all.
         path: the file.
-        costs: a step's time over one of uniform, by label; a method without one is not drawn over time, and where it
-            has none of them the runs' own seconds are.
+        costs: a step's time over one of uniform, by label; a method without one is not drawn over time, and if none has
+            one, the runs' own seconds are drawn.
         in_time: whether each method has as many steps as fit into the time of those in `config`, which is uniform's.
         one_rate: whether the learning rate in `config` is that of all methods that do not name another.
     """
@@ -79,7 +79,7 @@ def plot_runs(
         grid = figure.add_gridspec(2, 3 if shows_classes else 2, width_ratios=(1, 1, 1.05) if shows_classes else None)
         for row, score in enumerate(drawn_scores(task)):
             over_steps, over_time = (figure.add_subplot(grid[row, column]) for column in (0, 1))
-            _draw_curves(over_steps, runs, lambda label, evaluation: evaluation.step, score.of)
+            _draw_curves(over_steps, runs, lambda label, evaluation: evaluation.step, score.of, only=runs)
             _draw_curves(over_time, runs, partial(_time, costs=timed), score.of, only=timed or runs)
             over_steps.set(xlabel="steps", ylabel=score.axis)
             over_steps.xaxis.set_major_formatter("{x:,.0f}")
@@ -110,12 +110,12 @@ def _time(label: str, evaluation: Evaluation, costs: Mapping[str, float]) -> flo
 
 
 def _draw_curves(
-    axes: Axes, runs: Runs, x: Callable[[str, Evaluation], float], y: Quantity, only: Container[str] | None = None
+    axes: Axes, runs: Runs, x: Callable[[str, Evaluation], float], y: Quantity, *, only: Container[str]
 ) -> None:
     places, errors = [], []
     for position, (label, seeds) in enumerate(runs.items()):
-        if only is not None and label not in only:
-            continue
+        if label not in only:
+            continue  # what follows keep their positions, and with them their styles
         method_runs = _aligned(seeds)
         values = np.array([[y(evaluation) for evaluation in run] for run in method_runs])
         values[~np.isfinite(values)] = np.nan  # of a network that diverged

@@ -30,7 +30,7 @@ class Report:
         comparison: that it is about.
         jobs: its runs, one at least.
         results: where the finished ones are.
-        times: that were measured for it, if any; what was not has the time of the runs.
+        times: that were measured for it, if any; without them those of the runs count, see `comparison_table`.
 
     Attributes:
         name: of the comparison.

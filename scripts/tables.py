@@ -104,8 +104,8 @@ def comparison_table(
         runs: the runs of each method by label and seed; without uniform among them nothing is relative to it.
         score: what the methods are compared by.
         epoch: steps of an epoch.
-        costs: a step's time over one of uniform, by label, a method without one not timed; with none at all times are
-            those of the runs themselves, which are as good as the machine was the same.
+        costs: a step's time over one of uniform, by label; a method without one gets no times. Without any costs those
+            of the runs themselves count, see `relative_cost`.
     """
     if BASELINE not in runs:
         return _table(
